@@ -1,0 +1,1 @@
+"""How ``enlight/tiny-sd`` and its companions were made: ``python -m dreambooth_api.tiny.pretraining``."""

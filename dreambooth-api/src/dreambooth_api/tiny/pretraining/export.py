@@ -1,0 +1,35 @@
+"""Stage ``export``: puts the trained parts into the folders that are shipped, as fp16 safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .. import architecture
+
+
+def export_pipeline(work: Path, out: Path) -> None:
+    """Writes a folder that plain ``StableDiffusionPipeline.from_pretrained`` reads."""
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        scheduler=architecture.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    _load_as_float32(out / "text_encoder" / "config.json")
+
+
+def _load_as_float32(config: Path) -> None:
+    """transformers loads what its configuration names, diffusers fp32: name the same for both."""
+    values = json.loads(config.read_text())
+    values["dtype"] = "float32"
+    config.write_text(json.dumps(values, indent=2) + "\n")

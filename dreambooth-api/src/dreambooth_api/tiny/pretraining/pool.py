@@ -1,0 +1,49 @@
+"""The training pictures: scenes drawn once into a memory-mapped file, with their captions."""
+
+from __future__ import annotations
+
+import random
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..architecture import SIZE
+from ..captions import loosely_describe
+from ..render import Scene, draw_scene, render
+
+
+def make_scenes(count: int, seed: int = 0) -> list[Scene]:
+    rng = random.Random(seed)
+    return [draw_scene(rng) for _ in range(count)]
+
+
+def caption(scene: Scene, index: int, wording: int = 0) -> str:
+    """Caption number ``wording`` of a scene: always the same for the same arguments."""
+    return loosely_describe(scene, random.Random(index * 1000 + wording))
+
+
+def pictures(scenes: list[Scene], path: Path, workers: int) -> NDArray[np.uint8]:
+    """The scenes as an array (count, SIZE, SIZE, 3), drawn now unless ``path`` holds them already."""
+    shape = (len(scenes), SIZE, SIZE, 3)
+    if not path.exists():
+        part = path.with_suffix(".part")
+        array = np.memmap(part, np.uint8, "w+", shape=shape)
+        with get_context("spawn").Pool(workers) as pool:
+            for index, pixels in enumerate(pool.imap(_pixels, scenes, chunksize=64)):
+                array[index] = pixels
+        array.flush()
+        part.rename(path)
+    return np.memmap(path, np.uint8, "r", shape=shape)
+
+
+def batch(array: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Pictures as a tensor (n, 3, height, width) in [-1, 1]."""
+    pixels = torch.from_numpy(array[np.sort(indices)]).to(device)
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _pixels(scene: Scene) -> NDArray[np.uint8]:
+    return np.asarray(render(scene, SIZE))
