@@ -14,3 +14,7 @@ _HERE = Path(__file__).parent
 PIPELINE_FOLDER = _HERE / "tiny-sd"
 #: Loadable by ``transformers.CLIPModel.from_pretrained``.
 CLIP_FOLDER = _HERE / "tiny-clip"
+#: Weights of :class:`dreambooth_api.tiny.judge.Judge`.
+JUDGE_FILE = _HERE / "judge.safetensors"
+#: Five photos of a subject that the base model does not know; see :mod:`dreambooth_api.tiny.subject`.
+PHOTOS_FOLDER = _HERE / "photos"

@@ -40,7 +40,7 @@ def main() -> None:
 def run_stage(stage: str, work: Path, device: torch.device, steps: int | None) -> None:
     from transformers import CLIPTokenizer
 
-    from . import autoencoder, denoiser, pool, text
+    from . import autoencoder, denoiser, export, judging, pool, similarity, text
 
     if stage == "tokenizer":
         rng = random.Random(0)
@@ -58,6 +58,12 @@ def run_stage(stage: str, work: Path, device: torch.device, steps: int | None) -
     elif stage == "unet":
         examples = denoiser.prepare(work, array, scenes, device)
         denoiser.train(examples, work / "unet", steps or 6000, device)
+    elif stage == "clip":
+        similarity.train(work, array, scenes, steps or 800, device)
+    elif stage == "judge":
+        judging.train(array, scenes, work / "judge.safetensors", steps or 1200, device)
+    elif stage == "export":
+        export.export_all(work)
 
 
 if __name__ == "__main__":

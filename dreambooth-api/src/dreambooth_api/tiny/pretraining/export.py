@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .. import architecture
+from .. import CLIP_FOLDER, JUDGE_FILE, PIPELINE_FOLDER, architecture
+
+
+def export_all(work: Path) -> None:
+    """Replaces what is shipped beside the package by what lies in the work folder."""
+    export_pipeline(work, PIPELINE_FOLDER)
+    shutil.copytree(work / "clip", CLIP_FOLDER, dirs_exist_ok=True)
+    _load_as_float32(CLIP_FOLDER / "config.json")
+    shutil.copy(work / "judge.safetensors", JUDGE_FILE)
 
 
 def export_pipeline(work: Path, out: Path) -> None:
