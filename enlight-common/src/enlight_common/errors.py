@@ -1,0 +1,167 @@
+"""Every error a service answers with. This module imports nothing but the standard library.
+
+    EnlightError
+    ├── InvalidRequest 400          the body is no JSON object, too deep, not UTF-8 …
+    ├── Unauthorized 401
+    ├── NotFound 404
+    │   └── UnknownModel
+    ├── RequestTimedOut 408         the client sent its body too slowly
+    ├── Conflict 409
+    ├── PayloadTooLarge 413
+    ├── UnsupportedMedia 415
+    ├── InvalidField 422            one field is wrong: `field` names it, the detail says its bound
+    ├── WrongBaseModel 422
+    ├── UnsupportedBaseModel 422
+    ├── InternalError 500
+    │   └── TrainingFailed
+    ├── Unavailable 503             nothing was done: send it again after `retry_after` seconds
+    │   ├── Busy
+    │   ├── Overloaded
+    │   └── ShuttingDown
+    ├── TimedOut 504
+    └── StorageFull 507
+
+`enlight_common.web` turns them into RFC 9457 problems, in one place. A detail names the field and its bound and
+never repeats the value that was sent.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EnlightError(Exception):
+    """The root. `status` is the HTTP status, `type` a stable slug, `title` the same words for every occurrence.
+
+    `detail` is for the caller to read; `retry_after` is in seconds; `extra` are further members of the problem
+    (JSON values).
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong inside the service"
+    default_retry_after: ClassVar[float | None] = None
+
+    def __init__(self, detail: str, *, retry_after: float | None = None, **extra: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
+        self.extra = extra
+
+
+class InvalidRequest(EnlightError):
+    status = 400
+    type = "invalid-request"
+    title = "The request cannot be read"
+
+
+class Unauthorized(EnlightError):
+    status = 401
+    type = "unauthorized"
+    title = "A valid key is required"
+
+
+class NotFound(EnlightError):
+    status = 404
+    type = "not-found"
+    title = "There is nothing here"
+
+
+class UnknownModel(NotFound):
+    type = "unknown-model"
+    title = "There is no such model"
+
+
+class RequestTimedOut(EnlightError):
+    status = 408
+    type = "request-timeout"
+    title = "The request arrived too slowly"
+
+
+class Conflict(EnlightError):
+    status = 409
+    type = "conflict"
+    title = "The request does not fit the present state"
+
+
+class PayloadTooLarge(EnlightError):
+    status = 413
+    type = "payload-too-large"
+    title = "The request body is too large"
+
+
+class UnsupportedMedia(EnlightError):
+    status = 415
+    type = "unsupported-media-type"
+    title = "The request body is of another media type"
+
+
+class InvalidField(EnlightError):
+    """One field of a request is wrong.
+
+    `field` is its name or path (`IMAGE_LIST[3]`); `reason` reads on from it: "must be at most 4000".
+    """
+
+    status = 422
+    type = "invalid-field"
+    title = "A field of the request is not valid"
+
+    def __init__(self, field: str, reason: str, **extra: object) -> None:
+        super().__init__(f"{field}: {reason}", field=field, **extra)
+        self.field = field
+        self.reason = reason
+
+
+class WrongBaseModel(EnlightError):
+    status = 422
+    type = "wrong-base-model"
+    title = "The model belongs to another base model"
+
+
+class UnsupportedBaseModel(EnlightError):
+    status = 422
+    type = "unsupported-base-model"
+    title = "The base model is not supported"
+
+
+class InternalError(EnlightError):
+    pass
+
+
+class TrainingFailed(InternalError):
+    type = "training-failed"
+    title = "The training failed"
+
+
+class Unavailable(EnlightError):
+    status = 503
+    type = "unavailable"
+    title = "The service cannot take this now"
+    default_retry_after = 5.0
+
+
+class Busy(Unavailable):
+    type = "busy"
+    title = "The service is busy with other work of this kind"
+
+
+class Overloaded(Unavailable):
+    type = "overloaded"
+    title = "Too many requests are waiting"
+
+
+class ShuttingDown(Unavailable):
+    type = "shutting-down"
+    title = "The service is shutting down"
+
+
+class TimedOut(EnlightError):
+    status = 504
+    type = "timed-out"
+    title = "The work took longer than allowed"
+
+
+class StorageFull(EnlightError):
+    status = 507
+    type = "storage-full"
+    title = "There is not enough room on the disk"

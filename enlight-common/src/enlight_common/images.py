@@ -1,0 +1,138 @@
+"""Pictures that come in from clients, decoded within bounds, and pictures that go out.
+
+Decoding trusts nothing: the format must be on the list, and the size is read from the header and compared with the
+bounds before a pixel is decoded, so that a small file cannot become a large picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageOps, PngImagePlugin
+
+from enlight_common.errors import InvalidField
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
+_JPEG_QUALITY = 92
+_DATA_URL_HEAD = 128  # characters: "data:image/png;base64," and some media type parameters
+
+
+@dataclass(frozen=True)
+class ImageBounds:
+    """What a picture from outside may be. Sides and areas are in pixels."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 40_000_000  # a 40 megapixel photo; 120 MB once decoded to RGB
+    min_side: int = 16
+    max_side: int = 16_384
+    max_frames: int = 200  # of a GIF or WebP; only the first is used
+    formats: tuple[str, ...] = INPUT_FORMATS
+
+
+DEFAULT_BOUNDS = ImageBounds()
+Mode = Literal["RGB", "RGBA", "L"]
+
+
+def decode_base64_image(
+    text: object, field: str, bounds: ImageBounds = DEFAULT_BOUNDS, *, mode: Mode = "RGB"
+) -> Image.Image:
+    """Decode a picture given as base64 (RFC 4648, strict) or as a base64 `data:` URL. Otherwise `decode_image`."""
+    if not isinstance(text, str):
+        raise InvalidField(field, "must be a string: an image file in base64")
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or len(head) > _DATA_URL_HEAD or not head.lower().endswith(";base64"):
+            raise InvalidField(field, "is not a base64 data URL")
+    text = text.strip()
+    # 76-column base64, as `base64 photo.png` prints it, is common enough to take.
+    if "\n" in text:
+        text = text.replace("\r\n", "").replace("\n", "")
+    if len(text) > bounds.max_bytes * 4 // 3 + 4:
+        raise InvalidField(field, f"must be at most {bounds.max_bytes} bytes once decoded")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidField(field, "is not valid base64") from None
+    return decode_image(data, field, bounds, mode=mode)
+
+
+def decode_image(
+    data: bytes, field: str, bounds: ImageBounds = DEFAULT_BOUNDS, *, mode: Mode = "RGB"
+) -> Image.Image:
+    """Decode the first frame of an image file within `bounds`, upright as its EXIF orientation says.
+
+    Transparency is laid on white unless `mode` is "RGBA"; 16-bit samples are scaled to 8 bits.
+    Raises InvalidField(field) for all that is empty, too large, truncated or no image.
+    """
+    if not data:
+        raise InvalidField(field, "is empty")
+    if len(data) > bounds.max_bytes:
+        raise InvalidField(field, f"must be at most {bounds.max_bytes} bytes")
+    try:
+        with warnings.catch_warnings():
+            # Our own bound on pixels, checked below, replaces Pillow's warning.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=bounds.formats) as opened:
+                _check_header(opened, field, bounds)
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+                return _convert(upright, mode)
+    except InvalidField:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
+        names = ", ".join(bounds.formats)
+        raise InvalidField(field, f"is not a readable image ({names})") from error
+
+
+def _check_header(image: Image.Image, field: str, bounds: ImageBounds) -> None:
+    width, height = image.size
+    if width * height > bounds.max_pixels:
+        raise InvalidField(field, f"must have at most {bounds.max_pixels} pixels")
+    if max(width, height) > bounds.max_side:
+        raise InvalidField(field, f"must be at most {bounds.max_side} pixels wide and high")
+    if min(width, height) < bounds.min_side:
+        raise InvalidField(field, f"must be at least {bounds.min_side} pixels wide and high")
+    if getattr(image, "n_frames", 1) > bounds.max_frames:
+        raise InvalidField(field, f"must have at most {bounds.max_frames} frames")
+
+
+def _convert(image: Image.Image, mode: Mode) -> Image.Image:
+    if image.mode.startswith(("I;16", "I", "F")):
+        image = _to_eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if mode != "RGBA":
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale to 8 bits: Pillow's own conversion clips at 255 and turns nearly all of it white."""
+    scaled = image.convert("I").point(lambda value: value * (1 / 257))
+    return scaled.convert("L")
+
+
+def encode_image(image: Image.Image, format: OutputFormat, *, text: dict[str, str] | None = None) -> bytes:
+    """Encode as PNG, JPEG (quality 92, 4:4:4) or WebP (lossless). `text` becomes PNG text chunks (PNG only)."""
+    buffer = io.BytesIO()
+    if format == "png":
+        info = PngImagePlugin.PngInfo()
+        for key, value in (text or {}).items():
+            info.add_itxt(key, value.replace("\0", ""))
+        image.save(buffer, "PNG", pnginfo=info)
+    elif format == "jpeg":
+        image.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(buffer, "WEBP", lossless=True, quality=50)
+    return buffer.getvalue()
