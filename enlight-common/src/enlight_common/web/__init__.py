@@ -1,0 +1,42 @@
+"""The Flask side of every service. The only place in `enlight_common` that imports Flask."""
+
+from enlight_common.web.factory import ServiceInfo, create_app
+from enlight_common.web.logs import current_request_id, current_traceparent, log_settings
+from enlight_common.web.metrics import registry_of
+from enlight_common.web.openapi import Problem, documented
+from enlight_common.web.parsing import Body, parse_body
+from enlight_common.web.serving import gunicorn_settings
+from enlight_common.web.streams import (
+    Event,
+    LongLived,
+    Slot,
+    client_gone,
+    last_event_id,
+    preferred_wait,
+    prefers_async,
+    sse,
+    watch_client,
+)
+
+__all__ = [
+    "Body",
+    "Event",
+    "LongLived",
+    "Problem",
+    "ServiceInfo",
+    "Slot",
+    "client_gone",
+    "create_app",
+    "current_request_id",
+    "current_traceparent",
+    "documented",
+    "gunicorn_settings",
+    "last_event_id",
+    "log_settings",
+    "parse_body",
+    "preferred_wait",
+    "prefers_async",
+    "registry_of",
+    "sse",
+    "watch_client",
+]

@@ -1,0 +1,25 @@
+"""`/healthz`: the process answers. `/readyz`: it can do its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Flask, Response, jsonify
+
+Ready = Callable[[], bool | str]
+
+
+def install(app: Flask, ready: Ready) -> None:
+    """`ready` says True, or False or the reason why not ("loading the model")."""
+
+    def healthz() -> Response:
+        return jsonify(status="ok")
+
+    def readyz() -> tuple[Response, int]:
+        state = ready()
+        if state is True:
+            return jsonify(status="ready"), 200
+        return jsonify(status="not ready", message=state or "starting"), 503
+
+    app.add_url_rule("/healthz", "healthz", healthz)
+    app.add_url_rule("/readyz", "readyz", readyz)

@@ -1,0 +1,204 @@
+"""The API's document, assembled from what stands at the view functions, and a page to browse it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import Flask, Response, current_app, jsonify, send_from_directory
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import models_json_schema
+from werkzeug.routing import Rule
+
+from enlight_common.errors import NotFound
+from enlight_common.ids import ID_PATTERN
+
+if TYPE_CHECKING:
+    from enlight_common.web.factory import ServiceInfo
+
+# A model is a JSON answer, a string its media type ("text/event-stream", "image/png"), None no body.
+Answer = type[BaseModel] | str | None
+View = TypeVar("View", bound=Callable[..., Any])
+
+_ATTRIBUTE = "enlight_operation"
+_EXTENSION = "enlight.openapi"
+_REFERENCE = "#/components/schemas/{model}"
+_PARAMETER = re.compile(r"<(?:(?P<converter>[a-z]+)(?:\([^)]*\))?:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)>")
+_CONVERTED: dict[str, dict[str, Any]] = {
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "uuid": {"type": "string", "format": "uuid"},
+}
+# The page runs our two scripts and nothing else; Swagger UI sets style attributes.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_ASSETS = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
+_START = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#page', deepLinking: true, validatorUrl: null});\n"
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<body><div id="page"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
+</html>
+"""
+
+
+class Problem(BaseModel):
+    """What every error is answered with (RFC 9457), as `application/problem+json`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    message: str
+    instance: str
+    request_id: str | None
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What `documented` keeps at a view function."""
+
+    summary: str
+    body: type[BaseModel] | None = None
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    description: str = ""
+
+
+def documented(
+    summary: str,
+    *,
+    body: type[BaseModel] | None = None,
+    answers: Mapping[int, Answer] | None = None,
+    tags: Sequence[str] = (),
+) -> Callable[[View], View]:
+    """Put a view function into `/openapi.json`. Its docstring becomes the description.
+
+    `answers` without a 4xx are completed by the problem document as the default answer.
+    """
+
+    def mark(view: View) -> View:
+        operation = Operation(summary, body, answers or {200: None}, tags, (view.__doc__ or "").strip())
+        setattr(view, _ATTRIBUTE, operation)
+        return view
+
+    return mark
+
+
+def document_of(app: Flask) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the documented views of `app`."""
+    info: ServiceInfo = app.extensions[_EXTENSION]
+    found = list(_operations(app))
+    asked = {operation.body for _, operation in found if operation.body is not None}
+    answered = {
+        answer
+        for _, operation in found
+        for answer in operation.answers.values()
+        if isinstance(answer, type) and answer is not Problem
+    }
+    inputs = [(model, "validation") for model in sorted(asked, key=_name)]
+    outputs = [(model, "serialization") for model in sorted({*answered, Problem}, key=_name)]
+    references, definitions = models_json_schema([*inputs, *outputs], ref_template=_REFERENCE)  # type: ignore[arg-type]
+    paths: dict[str, dict[str, Any]] = {}
+    for rule, operation in found:
+        path, parameters = _path(rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            described = _describe(operation, references)
+            described["operationId"] = f"{method.lower()}_{rule.endpoint.replace('.', '_')}"
+            if parameters:
+                described["parameters"] = parameters
+            paths.setdefault(path, {})[method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": info.title, "version": info.version, "description": info.description},
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {})},
+    }
+
+
+def _operations(app: Flask) -> list[tuple[Rule, Operation]]:
+    found = []
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        operation = getattr(app.view_functions[rule.endpoint], _ATTRIBUTE, None)
+        if isinstance(operation, Operation):
+            found.append((rule, operation))
+    return found
+
+
+def _name(model: type[BaseModel]) -> str:
+    return f"{model.__name__} {model.__module__}"
+
+
+def _path(rule: Rule) -> tuple[str, list[dict[str, Any]]]:
+    parameters = [
+        {
+            "name": match["name"],
+            "in": "path",
+            "required": True,
+            "schema": _CONVERTED.get(
+                match["converter"] or "", {"type": "string", "pattern": f"^{ID_PATTERN}$"}
+            ),
+        }
+        for match in _PARAMETER.finditer(rule.rule)
+    ]
+    return _PARAMETER.sub(lambda match: "{" + match["name"] + "}", rule.rule), parameters
+
+
+def _describe(operation: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
+    problem = {
+        "description": "What went wrong (RFC 9457)",
+        "content": {"application/problem+json": {"schema": references[(Problem, "serialization")]}},
+    }
+    answers: dict[str, Any] = {}
+    for status, answer in operation.answers.items():
+        if answer is Problem:
+            answers[str(status)] = {**problem, "description": HTTPStatus(status).phrase}
+            continue
+        described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        if isinstance(answer, str):
+            described["content"] = {answer: {"schema": {"type": "string"}}}
+        elif answer is not None:
+            described["content"] = {"application/json": {"schema": references[(answer, "serialization")]}}
+        answers[str(status)] = described
+    answers["default"] = problem
+    result: dict[str, Any] = {"summary": operation.summary, "responses": answers}
+    if operation.description:
+        result["description"] = operation.description
+    if operation.tags:
+        result["tags"] = list(operation.tags)
+    if operation.body is not None:
+        schema = references[(operation.body, "validation")]
+        result["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return result
+
+
+def install(app: Flask, info: ServiceInfo) -> None:
+    """Serve the document at `/openapi.json` and Swagger UI, from files on this machine, at `/docs`."""
+    app.extensions[_EXTENSION] = info
+    app.add_url_rule("/openapi.json", "openapi", lambda: jsonify(document_of(current_app)))
+    app.add_url_rule("/docs", "docs", _page)
+    app.add_url_rule("/docs/<asset>", "docs_asset", _asset)
+
+
+def _page() -> Response:
+    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+    return Response(_PAGE, content_type="text/html; charset=utf-8", headers=headers)
+
+
+def _asset(asset: str) -> Response:
+    if asset == "start.js":
+        return Response(_START, content_type="text/javascript; charset=utf-8")
+    if asset not in _ASSETS:
+        raise NotFound("there is no such file")
+    folder = resources.files("flask_openapi3_swagger") / "templates" / "swagger" / _ASSETS[asset]
+    return send_from_directory(str(folder), asset, max_age=86_400)

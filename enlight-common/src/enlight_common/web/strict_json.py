@@ -1,0 +1,102 @@
+"""JSON from strangers: bounded before it is parsed, and checked for what Python's parser lets through."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from enlight_common.errors import InvalidField, InvalidRequest
+
+MAX_DEPTH = 32
+# Commas, colons and brackets. 50 MB of "[],[],…" would otherwise become a gigabyte of Python lists.
+MAX_TOKENS = 200_000
+
+# A string, closed or not, is skipped in one step and without backtracking, so the scan is linear in any input.
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]|[,:]', re.DOTALL)
+_NAME = re.compile(r"[^A-Za-z0-9_.\-]")
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Parse `raw` as one JSON object in UTF-8 (RFC 8259).
+
+    Refused: more than 32 levels or 200,000 separators, a key that appears twice, NaN, Infinity and numbers that
+    are infinite as a double, lone surrogates and NUL characters.
+    Raises InvalidRequest (400), or InvalidField (422) where one field can be named.
+    """
+    _check_structure(raw)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body must be JSON in UTF-8") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_object_without_duplicates)
+    except InvalidField:
+        raise
+    except (ValueError, RecursionError):
+        # ValueError also covers integers of more digits than int() takes (4300).
+        raise InvalidRequest("the body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    _check_value(value, "")
+    return value
+
+
+def _check_structure(raw: bytes) -> None:
+    depth = tokens = 0
+    for match in _STRUCTURE.finditer(raw):
+        first = raw[match.start()]
+        if first == 0x22:  # a string
+            continue
+        tokens += 1
+        if first in b"[{":
+            depth += 1
+        elif first in b"]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(f"the body must be nested at most {MAX_DEPTH} deep")
+        if tokens > MAX_TOKENS:
+            raise InvalidRequest(f"the body must hold at most {MAX_TOKENS} separators and brackets")
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidField(printable_name(key), "appears more than once")
+        found[key] = value
+    return found
+
+
+def printable_name(key: str) -> str:
+    """A key as it may stand in an error or a log: 64 characters at most, others than [A-Za-z0-9_.-] as `?`."""
+    name = _NAME.sub("?", key[:65])
+    return name if len(name) <= 64 else name[:61] + "..."
+
+
+def _check_value(value: Any, path: str) -> None:
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidField(path, "must be a finite number")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            here = f"{path}.{printable_name(key)}" if path else printable_name(key)
+            _check_text(key, here)
+            _check_value(item, here)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_value(item, f"{path}[{index}]")
+
+
+def _check_text(text: str, path: str) -> None:
+    if "\0" in text:
+        raise InvalidField(path, "must not hold a NUL character")
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidField(path, "must be valid Unicode, without lone surrogates") from None
