@@ -21,8 +21,8 @@
     ├── TimedOut 504
     └── StorageFull 507
 
-`enlight_common.web` turns them into RFC 9457 problems, in one place. A detail names the field and its bound and
-never repeats the value that was sent.
+`enlight_common.web` turns them into RFC 9457 problems, in one place. A detail names the field and its bound
+and never repeats the value that was sent.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import ClassVar
 
 
 class EnlightError(Exception):
-    """The root. `status` is the HTTP status, `type` a stable slug, `title` the same words for every occurrence.
+    """The root. `status` is the HTTP status, `type` a stable slug, `title` the same words for every one.
 
-    `detail` is for the caller to read; `retry_after` is in seconds; `extra` are further members of the problem
-    (JSON values).
+    `detail` is for the caller to read; `retry_after` is in seconds; `extra` are further members of the
+    problem (JSON values).
     """
 
     status: ClassVar[int] = 500
@@ -107,7 +107,7 @@ class InvalidField(EnlightError):
     title = "A field of the request is not valid"
 
     def __init__(self, field: str, reason: str, **extra: object) -> None:
-        super().__init__(f"{field}: {reason}", field=field, **extra)
+        super().__init__(f"{field}: {reason}", retry_after=None, field=field, **extra)
         self.field = field
         self.reason = reason
 

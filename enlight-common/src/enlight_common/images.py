@@ -1,7 +1,7 @@
 """Pictures that come in from clients, decoded within bounds, and pictures that go out.
 
-Decoding trusts nothing: the format must be on the list, and the size is read from the header and compared with the
-bounds before a pixel is decoded, so that a small file cannot become a large picture.
+Decoding trusts nothing: the format must be on the list, and the size is read from the header and compared
+with the bounds before a pixel is decoded, so that a small file cannot become a large picture.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Mode = Literal["RGB", "RGBA", "L"]
 def decode_base64_image(
     text: object, field: str, bounds: ImageBounds = DEFAULT_BOUNDS, *, mode: Mode = "RGB"
 ) -> Image.Image:
-    """Decode a picture given as base64 (RFC 4648, strict) or as a base64 `data:` URL. Otherwise `decode_image`."""
+    """`decode_image` for a picture given as base64 (RFC 4648, strict) or as a base64 `data:` URL."""
     if not isinstance(text, str):
         raise InvalidField(field, "must be a string: an image file in base64")
     if text[:5].lower() == "data:":
@@ -124,7 +124,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def encode_image(image: Image.Image, format: OutputFormat, *, text: dict[str, str] | None = None) -> bytes:
-    """Encode as PNG, JPEG (quality 92, 4:4:4) or WebP (lossless). `text` becomes PNG text chunks (PNG only)."""
+    """Encode as PNG, JPEG (quality 92, 4:4:4) or lossless WebP. `text` becomes text chunks of a PNG."""
     buffer = io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()

@@ -20,8 +20,8 @@ class ServiceInfo:
 
 
 def create_app(name: str, *, max_body_bytes: int, ready: Ready, info: ServiceInfo | None = None) -> Flask:
-    """An app with problem documents for errors, request ids, JSON access logs, `/healthz`, `/readyz`, `/metrics`,
-    `/openapi.json` and `/docs`. `name` is the importing module's `__name__`; blueprints are the caller's.
+    """An app with problem documents for errors, request ids, JSON access logs, `/healthz`, `/readyz`,
+    `/metrics`, `/openapi.json` and `/docs`. `name` is the importing module's `__name__`.
 
     `max_body_bytes` bounds every body: a longer one is refused with 413.
     """

@@ -40,20 +40,13 @@ class _RequestFields(logging.Filter):
 
 
 class _Formatter(JsonFormatter):
-    converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def __init__(self) -> None:
-        super().__init__(
-            ["asctime", "levelname", "name", "message"],
-            rename_fields={
-                "asctime": "time",
-                "levelname": "level",
-                "name": "logger",
-                "exc_info": "traceback",
-            },
-        )
+        names = {"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "traceback"}
+        super().__init__(["asctime", "levelname", "name", "message"], rename_fields=names)
+        self.converter = time.gmtime
 
 
 def log_settings(level: str = "INFO") -> dict[str, Any]:

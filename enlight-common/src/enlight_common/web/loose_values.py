@@ -38,9 +38,8 @@ def _check(annotation: Any, value: Any, path: str) -> None:
     wants_number = int in options or float in options
     if wants_number and isinstance(value, bool) and bool not in options:
         raise InvalidField(path, "must be a number")
-    if wants_number and isinstance(value, str) and not _takes_text(options):
-        if not _NUMBER.fullmatch(value.strip()) or not math.isfinite(float(value)):
-            raise InvalidField(path, "must be a number")
+    if wants_number and isinstance(value, str) and not _takes_text(options) and not _is_number(value):
+        raise InvalidField(path, "must be a number")
     for option in options:
         origin, arguments = typing.get_origin(option), typing.get_args(option)
         if isinstance(value, list) and origin in (list, tuple, set, frozenset) and arguments:
@@ -51,6 +50,10 @@ def _check(annotation: Any, value: Any, path: str) -> None:
                 _check(arguments[1], item, f"{path}.{key}")
         elif isinstance(value, dict) and isinstance(option, type) and issubclass(option, BaseModel):
             refuse_loose_numbers(option, value, f"{path}.")
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
 def _options(annotation: Any) -> list[Any]:

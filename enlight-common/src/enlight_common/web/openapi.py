@@ -44,7 +44,8 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
-<body><div id="page"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
+<body><div id="page"></div><script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script></body>
 </html>
 """
 
@@ -99,16 +100,17 @@ def document_of(app: Flask) -> dict[str, Any]:
     """The OpenAPI 3.1 document of the documented views of `app`."""
     info: ServiceInfo = app.extensions[_EXTENSION]
     found = list(_operations(app))
-    asked = {operation.body for _, operation in found if operation.body is not None}
-    answered = {
+    asked: set[type[BaseModel]] = {operation.body for _, operation in found if operation.body is not None}
+    answered: set[type[BaseModel]] = {
         answer
         for _, operation in found
         for answer in operation.answers.values()
-        if isinstance(answer, type) and answer is not Problem
+        if isinstance(answer, type) and issubclass(answer, BaseModel)
     }
-    inputs = [(model, "validation") for model in sorted(asked, key=_name)]
-    outputs = [(model, "serialization") for model in sorted({*answered, Problem}, key=_name)]
-    references, definitions = models_json_schema([*inputs, *outputs], ref_template=_REFERENCE)  # type: ignore[arg-type]
+    answered.add(Problem)
+    inputs: list[Any] = [(model, "validation") for model in sorted(asked, key=_name)]
+    outputs: list[Any] = [(model, "serialization") for model in sorted(answered, key=_name)]
+    references, definitions = models_json_schema([*inputs, *outputs], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for rule, operation in found:
         path, parameters = _path(rule)

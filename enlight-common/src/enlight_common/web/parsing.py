@@ -36,7 +36,7 @@ class Body(BaseModel):
 
 
 def parse_body(model: type[Model]) -> Model:
-    """Read the current request's body as a JSON object and validate it against `model`; unknown keys are refused.
+    """The current request's body, a JSON object, validated against `model`; unknown keys are refused.
 
     Raises UnsupportedMedia 415, PayloadTooLarge 413, RequestTimedOut 408, InvalidRequest 400 (no JSON object
     within bounds) or InvalidField 422 (names the field and the bound, with all wrong fields in `errors`).
@@ -71,7 +71,7 @@ def read_body(seconds: float = BODY_SECONDS) -> bytes:
     length = 0
     with _deadline(seconds) as expired:
         try:
-            # werkzeug's stream stops at MAX_CONTENT_LENGTH too; a chunked body has no length to look at before.
+            # a chunked body has no length to look at before it is read
             while chunk := request.stream.read(_CHUNK):
                 length += len(chunk)
                 if length > limit:

@@ -7,8 +7,8 @@ from typing import Any
 
 from enlight_common.web.logs import log_settings
 
-# Above nginx's keepalive_timeout for upstreams (60 s), so that it is nginx that closes an idle connection: a request
-# sent on a connection that closes at that moment would be lost.
+# Above nginx's keepalive_timeout for upstreams (60 s), so that it is nginx that closes an idle connection: a
+# request sent on a connection that closes at that moment would be lost.
 _KEEP_ALIVE_SECONDS = 75
 _FIRST_BYTE_SECONDS = 5
 
@@ -18,7 +18,7 @@ def gunicorn_settings(
 ) -> dict[str, Any]:
     """Settings for a gunicorn of one process and `threads` threads, by gunicorn's names.
 
-    `grace_s` is how long requests in flight may go on after SIGTERM. One process, because the model is in its memory.
+    `grace_s` is how long requests in flight may go on after SIGTERM. One process: the model is in its memory.
     """
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -31,8 +31,8 @@ def gunicorn_settings(
         "backlog": 512,
         "keepalive": _KEEP_ALIVE_SECONDS,
         "graceful_timeout": grace_s,
-        # gunicorn would kill a worker whose main thread does not get the interpreter for 30 s, which loading a large
-        # model can do, and with the only worker everything in flight. /healthz is what tells a hanging process.
+        # With one, gunicorn kills a worker whose main thread does not get the interpreter for so long, which
+        # loading a large model can do, and everything in flight with it. /healthz tells of a hanging process.
         "timeout": 0,
         # The heartbeat file must not wait for a disk.
         "worker_tmp_dir": "/dev/shm",
@@ -51,8 +51,8 @@ def gunicorn_settings(
 def accept_with_data(server: Any) -> None:
     """Let the kernel hand over a connection only when its first bytes are there.
 
-    gunicorn gives a new connection a thread that waits up to 5 s for data: a few hundred silent clients would keep
-    all threads from answering.
+    gunicorn gives a new connection a thread that waits up to 5 s for data: a few hundred silent clients would
+    keep all threads from answering.
     """
     option = getattr(socket, "TCP_DEFER_ACCEPT", None)  # Linux only
     for listener in server.LISTENERS:

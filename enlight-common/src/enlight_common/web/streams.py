@@ -1,4 +1,4 @@
-"""Long-lived requests: a bounded number of them, that end when their client goes away, and server-sent events."""
+"""Long-lived requests: bounded in number, ended when their client goes away; and server-sent events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Slot:
 
 
 class LongLived:
-    """The places for requests that hold a thread for long; at most half the threads, so that the rest get answers."""
+    """Places for requests that hold a thread for long: half the threads at most, to keep the rest free."""
 
     def __init__(self, limit: int, *, retry_after: float = 5.0) -> None:
         self.limit = limit
@@ -121,8 +121,9 @@ def _one_line(value: int | str) -> str:
 def sse(events: Iterator[Event | None], keep_alive_s: float = 15.0, *, slot: Slot | None = None) -> Response:
     """Answer with `events` as `text/event-stream` until they end or the client goes away.
 
-    `events` yields None at least every second or so while it has nothing to say; then the client is looked at, and
-    a comment is sent when nothing was for `keep_alive_s`. `slot` is released, and `events` closed, at the end.
+    `events` yields None at least every second or so while it has nothing to say; then the client is looked
+    at, and a comment is sent when nothing was for `keep_alive_s`. At the end `slot` is released and `events`
+    closed.
     """
     gone = watch_client()
 
@@ -160,7 +161,7 @@ def sse(events: Iterator[Event | None], keep_alive_s: float = 15.0, *, slot: Slo
 
 
 def last_event_id() -> int:
-    """The number in `Last-Event-ID` of a client that resumes a stream; 0 for a new one. Raises InvalidRequest."""
+    """The number in `Last-Event-ID` of a client that resumes a stream, else 0. May raise InvalidRequest."""
     text = request.headers.get("Last-Event-ID", "")
     if not text:
         return 0

@@ -13,7 +13,7 @@ MAX_DEPTH = 32
 # Commas, colons and brackets. 50 MB of "[],[],…" would otherwise become a gigabyte of Python lists.
 MAX_TOKENS = 200_000
 
-# A string, closed or not, is skipped in one step and without backtracking, so the scan is linear in any input.
+# A string, closed or not, is skipped in one step and without backtracking: the scan is linear in any input.
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]|[,:]', re.DOTALL)
 _NAME = re.compile(r"[^A-Za-z0-9_.\-]")
 
@@ -21,8 +21,8 @@ _NAME = re.compile(r"[^A-Za-z0-9_.\-]")
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parse `raw` as one JSON object in UTF-8 (RFC 8259).
 
-    Refused: more than 32 levels or 200,000 separators, a key that appears twice, NaN, Infinity and numbers that
-    are infinite as a double, lone surrogates and NUL characters.
+    Refused: more than 32 levels or 200,000 separators, a key that appears twice, NaN, Infinity and numbers
+    that are infinite as a double, lone surrogates and NUL characters.
     Raises InvalidRequest (400), or InvalidField (422) where one field can be named.
     """
     _check_structure(raw)
@@ -70,7 +70,7 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def printable_name(key: str) -> str:
-    """A key as it may stand in an error or a log: 64 characters at most, others than [A-Za-z0-9_.-] as `?`."""
+    """A key as it may stand in an error or a log: at most 64 of [A-Za-z0-9_.-], others shown as `?`."""
     name = _NAME.sub("?", key[:65])
     return name if len(name) <= 64 else name[:61] + "..."
 
