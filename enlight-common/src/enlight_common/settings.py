@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class SettingsError(Exception):
-    """A variable is missing or wrong; the message names it and its bound, never a value (it may be secret)."""
+    """A variable is missing or wrong; the message names it and its bound, never its value, maybe a secret."""
 
 
 class Settings(BaseSettings):
