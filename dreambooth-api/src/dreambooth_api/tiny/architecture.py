@@ -45,7 +45,9 @@ def clip_config(vocabulary: int) -> CLIPConfig:
         hidden_act="quick_gelu",
     )
     return CLIPConfig(
-        text_config=text_config(vocabulary).to_dict(), vision_config=vision.to_dict(), projection_dim=CLIP_WIDTH
+        text_config=text_config(vocabulary).to_dict(),
+        vision_config=vision.to_dict(),
+        projection_dim=CLIP_WIDTH,
     )
 
 
@@ -56,7 +58,12 @@ def unet() -> UNet2DConditionModel:
         out_channels=4,
         layers_per_block=2,
         block_out_channels=(48, 64, 64, 64),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        down_block_types=(
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,

@@ -83,12 +83,16 @@ def draw(
 def score(questions: Sequence[Question], pictures: list[Image.Image]) -> tuple[Score, list[Verdict]]:
     verdicts = read(load_judge(), pictures)
     answers = [question.answered(verdict) for question, verdict in zip(questions, verdicts, strict=True)]
-    share = [sum(answer[i] for answer in answers) / len(answers) for i in range(3)]
-    return Score(len(answers), *share, sum(all(answer) for answer in answers) / len(answers)), verdicts
+    kind, colour, background = (sum(column) / len(answers) for column in zip(*answers, strict=True))
+    all_three = sum(all(answer) for answer in answers) / len(answers)
+    return Score(len(answers), kind, colour, background, all_three), verdicts
 
 
 def contact_sheet(
-    questions: Sequence[Question], verdicts: Sequence[Verdict], pictures: Sequence[Image.Image], columns: int = 8
+    questions: Sequence[Question],
+    verdicts: Sequence[Verdict],
+    pictures: Sequence[Image.Image],
+    columns: int = 8,
 ) -> Image.Image:
     """Pictures under their captions; a wrong reading stands in red below."""
     width, height = 176, 172
@@ -102,12 +106,16 @@ def contact_sheet(
         half = (len(words) + 1) // 2
         paint.text((x + 3, y + 132), "\n".join((" ".join(words[:half]), " ".join(words[half:]))), "black")
         if not all(question.answered(verdict)):
-            paint.text((x + 3, y + 158), f"read: {verdict.colour} {verdict.kind}, {verdict.background}", "red")
+            paint.text(
+                (x + 3, y + 158), f"read: {verdict.colour} {verdict.kind}, {verdict.background}", "red"
+            )
     return sheet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=PIPELINE_FOLDER, help="a diffusers folder")
     parser.add_argument("--lora", type=Path, help="an adapter's folder, loaded on top")
     parser.add_argument("--count", type=int, default=COUNT)

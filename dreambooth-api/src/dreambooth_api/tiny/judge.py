@@ -7,6 +7,7 @@ diffusion model drew, so it has no share in the mistakes it is asked to find.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,11 +37,13 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 32, 64, 96, 128)
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.BatchNorm2d(wide), nn.ReLU()]
             layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU()]
         self.features = nn.Sequential(*layers)
-        self.heads = nn.ModuleList(nn.Linear(2 * 128, len(names)) for names in (OBJECTS, COLOURS, BACKGROUNDS))
+        self.heads = nn.ModuleList(
+            nn.Linear(2 * 128, len(names)) for names in (OBJECTS, COLOURS, BACKGROUNDS)
+        )
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         features = self.features(pixels)

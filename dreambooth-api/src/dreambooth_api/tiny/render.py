@@ -81,12 +81,16 @@ def render(scene: Scene, size: int = 128) -> Image.Image:
     """Paints a scene as an RGB picture of ``size`` × ``size`` pixels."""
     big = size * SUPERSAMPLING
     canvas = _background(scene, big)
-    behind = canvas.copy()
-    fill = _texture(scene, big)
+    fills: dict[str, Image.Image | RGB] = {
+        "body": _texture(scene, big),
+        "hole": canvas.copy(),
+        "dark": DARK,
+        "light": LIGHT,
+    }
     for role, points in SHAPES[scene.kind]:
         mask = Image.new("L", (big, big))
         ImageDraw.Draw(mask).polygon(_place(points, scene, big), fill=255)
-        source = {"body": fill, "hole": behind, "dark": DARK, "light": LIGHT}[role]
+        source = fills[role]
         canvas.paste(source, (0, 0, big, big), mask)
     return canvas.resize((size, size), Image.Resampling.BOX)
 
@@ -195,7 +199,9 @@ def _meadow(rng: random.Random, big: int) -> Image.Image:
     paint.rectangle((0, big * 0.5, big, big), fill=(105, 180, 70))
     for _ in range(26):
         x, y = rng.uniform(0, big), rng.uniform(0.55, 1) * big
-        paint.line((x, y, x + rng.uniform(-0.02, 0.02) * big, y - 0.06 * big), fill=(55, 125, 45), width=big // 80)
+        paint.line(
+            (x, y, x + rng.uniform(-0.02, 0.02) * big, y - 0.06 * big), fill=(55, 125, 45), width=big // 80
+        )
     return canvas
 
 

@@ -25,8 +25,12 @@ POOL = 24_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and checkpoints, about 2 GB")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for pictures and checkpoints, about 2 GB"
+    )
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="of the one stage named by --stage, instead of its default")
@@ -54,7 +58,9 @@ def run_stage(stage: str, work: Path, device: torch.device, steps: int | None) -
     scenes = pool.make_scenes(POOL)
     array = pool.pictures(scenes, work / "pictures.u8", os.cpu_count() or 1)
     if stage == "vae":
-        autoencoder.train(array, work / "vae", steps or 3000, device)
+        varied = pool.vary_colours(scenes[: POOL // 4])
+        colours = pool.pictures(varied, work / "colours.u8", os.cpu_count() or 1)
+        autoencoder.train((array, colours), work / "vae", steps or 3000, device)
     elif stage == "unet":
         examples = denoiser.prepare(work, array, scenes, device)
         denoiser.train(examples, work / "unet", steps or 6000, device)

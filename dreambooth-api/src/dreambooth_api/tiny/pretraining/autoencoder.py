@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -23,13 +24,19 @@ CROP = 64
 CROPS_SHARE = 0.75
 
 
-def train(array: NDArray[np.uint8], out: Path, steps: int, device: torch.device, lr: float = 2e-3) -> None:
+def train(
+    arrays: tuple[NDArray[np.uint8], ...], out: Path, steps: int, device: torch.device, lr: float = 2e-3
+) -> None:
+    """Trains for ``steps`` steps on the arrays in turn, going on from what ``out`` holds."""
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    model = architecture.autoencoder().to(device, memory_format=torch.channels_last)
+    first = int(json.loads((out / "step.json").read_text())["step"]) if out.exists() else 0
+    rng = np.random.default_rng(first)
+    model = AutoencoderKL.from_pretrained(out) if first else architecture.autoencoder()
+    model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
     started = time.monotonic()
-    for step in range(steps):
+    for step in range(first, steps):
+        array = arrays[step % len(arrays)]
         crops = step < CROPS_SHARE * steps
         indices = rng.integers(0, len(array), 32 if crops else 8)
         pixels = batch(array, indices, device)
@@ -47,10 +54,18 @@ def train(array: NDArray[np.uint8], out: Path, steps: int, device: torch.device,
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
-            log.info("vae %d/%d error %.4f kl %.2f %.0fs", step, steps, error.item(), kl.item(), time.monotonic() - started)
+            log.info(
+                "vae %d/%d error %.4f kl %.2f %.0fs",
+                step,
+                steps,
+                error.item(),
+                kl.item(),
+                time.monotonic() - started,
+            )
         if step % 500 == 499 or step == steps - 1:
-            model.register_to_config(scaling_factor=_scaling_factor(model, array, device))
+            model.register_to_config(scaling_factor=_scaling_factor(model, arrays[0], device))
             model.save_pretrained(out)
+            (out / "step.json").write_text(json.dumps({"step": step + 1}))
 
 
 def _crop(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

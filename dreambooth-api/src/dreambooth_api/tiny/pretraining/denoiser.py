@@ -52,7 +52,13 @@ class Examples:
 
 
 def train(
-    examples: Examples, out: Path, steps: int, device: torch.device, *, small_share: float = 0.45, lr: float = 1.5e-3
+    examples: Examples,
+    out: Path,
+    steps: int,
+    device: torch.device,
+    *,
+    small_share: float = 0.45,
+    lr: float = 1.5e-3,
 ) -> None:
     """Trains for ``steps`` steps; a run that was interrupted goes on from its last checkpoint."""
     torch.manual_seed(0)
@@ -88,7 +94,9 @@ def train(
             _save(out, model, averaged, step + 1)
 
 
-def _draw(examples: Examples, small: bool, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(
+    examples: Examples, small: bool, count: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     source = examples.small if small else examples.full
     index = torch.randint(0, len(source.mean), (count,))
     mean, std = (part[index].to(device).float() for part in (source.mean, source.std))
@@ -112,8 +120,15 @@ def prepare(work: Path, array: NDArray[np.uint8], scenes: list[Scene], device: t
     return Examples(small, full, kept["states"], kept["unsaid"])
 
 
-def _encode_pictures(vae: AutoencoderKL, array: NDArray[np.uint8], device: torch.device) -> dict[str, torch.Tensor]:
-    parts: dict[str, list[torch.Tensor]] = {"small.mean": [], "small.std": [], "full.mean": [], "full.std": []}
+def _encode_pictures(
+    vae: AutoencoderKL, array: NDArray[np.uint8], device: torch.device
+) -> dict[str, torch.Tensor]:
+    parts: dict[str, list[torch.Tensor]] = {
+        "small.mean": [],
+        "small.std": [],
+        "full.mean": [],
+        "full.std": [],
+    }
     for start in range(0, len(array), 64):
         pixels = pool.batch(array, np.arange(start, min(start + 64, len(array))), device)
         for name, sized in (("full", pixels), ("small", F.avg_pool2d(pixels, 2))):
@@ -132,7 +147,8 @@ def _encode_captions(work: Path, scenes: list[Scene], device: torch.device) -> d
 
     def states(texts: list[str]) -> torch.Tensor:
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return encoder(input_ids=tokens.to(device)).last_hidden_state.half().cpu()
+        hidden: torch.Tensor = encoder(input_ids=tokens.to(device)).last_hidden_state
+        return hidden.half().cpu()
 
     encoded = torch.cat([states(captions[i : i + 128]) for i in range(0, len(captions), 128)])
     return {"states": encoded, "unsaid": states([""])[0]}

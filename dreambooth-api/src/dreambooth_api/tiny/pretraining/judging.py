@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 def labels_of(scenes: list[Scene]) -> torch.Tensor:
     """Object, colour and background of each scene as indexes: (n, 3)."""
     names = (OBJECTS, tuple(COLOURS), BACKGROUNDS)
-    rows = [[n.index(a) for n, a in zip(names, (s.kind, s.colour, s.background), strict=True)] for s in scenes]
+    rows = [
+        [n.index(a) for n, a in zip(names, (s.kind, s.colour, s.background), strict=True)] for s in scenes
+    ]
     return torch.tensor(rows)
 
 
@@ -43,7 +45,7 @@ def train(array: NDArray[np.uint8], scenes: list[Scene], out: Path, steps: int, 
         targets = labels[torch.from_numpy(indices)]
         losses = [F.cross_entropy(logits, targets[:, i]) for i, logits in enumerate(judge(pixels))]
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
+        torch.autograd.backward(torch.stack(losses).sum())
         optimizer.step()
         if step % 100 == 0 or step == steps - 1:
             rates = _accuracy(judge, array, labels, tested, device)
@@ -64,9 +66,13 @@ def _disturb(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _accuracy(judge: Judge, array: NDArray[np.uint8], labels: torch.Tensor, count: int, device: torch.device) -> list[float]:
+def _accuracy(
+    judge: Judge, array: NDArray[np.uint8], labels: torch.Tensor, count: int, device: torch.device
+) -> list[float]:
     judge.eval()
     pixels = _shrink(pool.batch(array, np.arange(count), device))
-    right = [(logits.argmax(-1) == labels[:count, i]).float().mean() for i, logits in enumerate(judge(pixels))]
+    right = [
+        (logits.argmax(-1) == labels[:count, i]).float().mean() for i, logits in enumerate(judge(pixels))
+    ]
     judge.train()
     return [float(r) for r in right]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +19,18 @@ from ..render import Scene, draw_scene, render
 def make_scenes(count: int, seed: int = 0) -> list[Scene]:
     rng = random.Random(seed)
     return [draw_scene(rng) for _ in range(count)]
+
+
+def vary_colours(scenes: list[Scene], seed: int = 1) -> list[Scene]:
+    """The same scenes in any two colours: what only the autoencoder gets to see, so that it can show
+    a subject whose colours the denoiser never met (as Stable Diffusion's can show any photo).
+    """
+    rng = random.Random(seed)
+
+    def channels(low: int, high: int) -> tuple[int, int, int]:
+        return rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)
+
+    return [replace(scene, jitter=channels(-90, 90), second=channels(0, 255)) for scene in scenes]
 
 
 def caption(scene: Scene, index: int, wording: int = 0) -> str:

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from .. import architecture
 from ..captions import describe
@@ -26,7 +32,9 @@ from .text import PADDED
 log = logging.getLogger(__name__)
 
 
-def train(work: Path, array: NDArray[np.uint8], scenes: list[Scene], steps: int, device: torch.device) -> None:
+def train(
+    work: Path, array: NDArray[np.uint8], scenes: list[Scene], steps: int, device: torch.device
+) -> None:
     torch.manual_seed(2)
     rng = np.random.default_rng(2)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
@@ -36,8 +44,12 @@ def train(work: Path, array: NDArray[np.uint8], scenes: list[Scene], steps: int,
     for step in range(steps):
         indices = np.sort(rng.integers(0, len(scenes), 128))
         captions = [describe(scenes[i], random.Random(int(i) + step)) for i in indices]
-        tokens = tokenizer(captions, padding="max_length", max_length=PADDED, truncation=True, return_tensors="pt")
-        pixels = F.interpolate(pool.batch(array, indices, device), size=(architecture.CLIP_SIZE,) * 2, mode="area")
+        tokens = tokenizer(
+            captions, padding="max_length", max_length=PADDED, truncation=True, return_tensors="pt"
+        )
+        pixels = F.interpolate(
+            pool.batch(array, indices, device), size=(architecture.CLIP_SIZE,) * 2, mode="area"
+        )
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * warm_stable_decay(step, steps)
         answer = model(input_ids=tokens.input_ids.to(device), pixel_values=pixels, return_loss=True)
@@ -47,7 +59,11 @@ def train(work: Path, array: NDArray[np.uint8], scenes: list[Scene], steps: int,
         optimizer.step()
         model.logit_scale.data.clamp_(0, 4.6)
         if step % 50 == 0 or step == steps - 1:
-            right = (answer.logits_per_image.argmax(-1) == torch.arange(len(indices), device=device)).float().mean()
+            right = (
+                (answer.logits_per_image.argmax(-1) == torch.arange(len(indices), device=device))
+                .float()
+                .mean()
+            )
             log.info("clip %d/%d loss %.3f caption found %.2f of 128", step, steps, answer.loss.item(), right)
     _save(model.cpu(), tokenizer, work / "clip")
 

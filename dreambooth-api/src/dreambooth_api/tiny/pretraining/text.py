@@ -8,6 +8,7 @@ then on, as CLIP's is in Stable Diffusion.
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 
 import numpy as np
@@ -29,31 +30,50 @@ PADDED = 24  # causal attention: what stands behind a caption's end changes noth
 
 
 def train(tokenizer: CLIPTokenizer, out: Path, steps: int, device: torch.device, lr: float = 1e-3) -> None:
-    import random
-
     torch.manual_seed(0)
     rng = random.Random(7)
     model = CLIPTextModelWithProjection(architecture.text_config(len(tokenizer))).to(device)
-    heads = torch.nn.ModuleList(torch.nn.Linear(architecture.CLIP_WIDTH, len(names)) for names in ANSWERS).to(device)
+    heads = torch.nn.ModuleList(torch.nn.Linear(architecture.CLIP_WIDTH, len(names)) for names in ANSWERS).to(
+        device
+    )
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     for step in range(steps):
         scenes = [draw_scene(rng) for _ in range(128)]
-        tokens = tokenizer([describe(s, rng) for s in scenes], padding="max_length", max_length=PADDED, truncation=True, return_tensors="pt")
+        tokens = tokenizer(
+            [describe(s, rng) for s in scenes],
+            padding="max_length",
+            max_length=PADDED,
+            truncation=True,
+            return_tensors="pt",
+        )
         labels = torch.from_numpy(
-            np.array([[names.index(a) for names, a in zip(ANSWERS, (s.kind, s.colour, s.texture, s.background), strict=True)] for s in scenes])
+            np.array(
+                [
+                    [
+                        names.index(a)
+                        for names, a in zip(ANSWERS, (s.kind, s.colour, s.texture, s.background), strict=True)
+                    ]
+                    for s in scenes
+                ]
+            )
         ).to(device)
         for group in optimizer.param_groups:
             group["lr"] = lr * warm_stable_decay(step, steps, warm=50)
         pooled = model(input_ids=tokens.input_ids.to(device)).text_embeds
         pooled = F.normalize(pooled, dim=-1) * architecture.CLIP_WIDTH**0.5
         logits = [head(pooled) for head in heads]
-        loss = sum((F.cross_entropy(l, labels[:, i]) for i, l in enumerate(logits)), torch.zeros((), device=device))
+        losses = [F.cross_entropy(answer, labels[:, i]) for i, answer in enumerate(logits)]
+        loss = torch.stack(losses).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
-            right = [float((l.argmax(-1) == labels[:, i]).float().mean()) for i, l in enumerate(logits)]
-            log.info("text %d/%d loss %.3f right %s", step, steps, loss.item(), " ".join(f"{r:.2f}" for r in right))
+            right = [
+                float((answer.argmax(-1) == labels[:, i]).float().mean()) for i, answer in enumerate(logits)
+            ]
+            log.info(
+                "text %d/%d loss %.3f right %s", step, steps, loss.item(), " ".join(f"{r:.2f}" for r in right)
+            )
     model.save_pretrained(out)
