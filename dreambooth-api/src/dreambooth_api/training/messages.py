@@ -1,0 +1,100 @@
+"""What a training tells about itself while it runs: plain dataclasses, one JSON object a line between processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: A line longer than this was not written by us.
+MAX_LINE_BYTES = 1_000_000
+
+FailureKind = Literal["out-of-memory", "diverged", "storage-full", "base-model", "crash", "killed"]
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Before the first step: `phase` is "starting", "loading", "class images" (`done` of `total`) or "encoding"."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each step, the first being 1. `loss` is the step's mean; `seconds_left` counts steps only."""
+
+    step: int
+    total: int
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A picture of the validation prompt, drawn with the weights after `step`; `path` is a PNG."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    step: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """`folder` holds the model's files but no manifest; `base_revision` is that of the base really loaded."""
+
+    folder: str
+    metrics: dict[str, Any]
+    base_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    kind: FailureKind
+    detail: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Left on request after `step` (0: before the first one), resumable."""
+
+    step: int
+
+
+Message = Preparing | Progress | Validation | Checkpointed | Finished | Failed | Stopped
+#: After one of these nothing follows.
+Outcome = Finished | Failed | Stopped
+
+_TYPES: dict[str, type[Message]] = {
+    kind.__name__.lower(): kind
+    for kind in (Preparing, Progress, Validation, Checkpointed, Finished, Failed, Stopped)
+}
+
+
+def to_json(message: Message) -> str:
+    """One line, without its end. Raises ValueError for NaN and Infinity."""
+    return json.dumps(
+        {"type": type(message).__name__.lower(), **dataclasses.asdict(message)}, allow_nan=False, ensure_ascii=True
+    )
+
+
+def from_json(line: str | bytes) -> Message:
+    """The message in a line. Raises ValueError for anything else."""
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("a message is a JSON object")
+    kind = _TYPES.get(value.pop("type", ""))
+    if kind is None:
+        raise ValueError("unknown type of message")
+    try:
+        return kind(**value)
+    except TypeError as error:
+        raise ValueError(f"not the fields of {kind.__name__}") from error
