@@ -86,10 +86,10 @@ check_ports() {
         fi
         is_running "$name" || wanted_ports+=("$port")
     done
-    if ((${#wanted_ports[@]})) && ! taken=$("$PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$HOST" "${wanted_ports[@]}"); then
+    if ((${#wanted_ports[@]})) && ! taken=$("$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$INSTANCES_HOST" "${wanted_ports[@]}"); then
         fail "taken by another program: port ${taken//$'\n'/, port }. Set BASE_PORT to the first of ${#PLAN[@]} free ports"
     fi
-    if ! is_running nginx && ! "$PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$LISTEN" "$PORT" >/dev/null; then
+    if ! is_running nginx && ! "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$LISTEN" "$PORT" >/dev/null; then
         fail "taken by another program: port $PORT. Set PORT to a free one"
     fi
 }
@@ -153,14 +153,13 @@ stop_what_was_started() {
     trap - EXIT
     say "stopping what was started: ${STARTED[*]}" >&2
     for name in "${STARTED[@]}"; do
-        if [[ $name == nginx ]]; then
-            stop_nginx
-        else
-            instances+=("$name")
-        fi
+        [[ $name == nginx ]] || instances+=("$name")
     done
     if ((${#instances[@]})); then
         stop_instances "${instances[@]}"
+    fi
+    if [[ ${STARTED[-1]} == nginx ]]; then
+        stop_nginx
     fi
 }
 

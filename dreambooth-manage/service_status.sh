@@ -20,7 +20,7 @@ main() {
         exit 0
     fi
     check_settings
-    if [[ ! -d $DATA_DIR/run ]]; then
+    if [[ ! -d $DATA_DIR/pids ]]; then
         say "nothing is running"
         exit 3
     fi

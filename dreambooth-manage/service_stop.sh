@@ -39,7 +39,7 @@ main() {
     if ((${#instances[@]})); then
         stop_instances "${instances[@]}"
     fi
-    GRACE_S=5 stop_nginx # nobody is left behind it that could still answer
+    stop_nginx
     say "stopped"
 }
 

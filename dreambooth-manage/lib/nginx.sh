@@ -73,16 +73,17 @@ start_nginx() {
         "$NGINX" -p "$DATA_DIR/nginx/" -c "$DATA_DIR/nginx/conf/$NGINX_CONF" -e stderr -g 'daemon off;'
 }
 
-# QUIT: no new connections, and those in flight are finished.
+# QUIT: no new connections, and those in flight are finished. To be called when the instances are gone: then
+# none is left that could still get an answer.
 stop_nginx() {
-    stop_recorded QUIT nginx
+    stop_recorded QUIT 5 nginx
 }
 
 # up, starting or down; with readyz, up only once nginx finds an instance that is ready
 nginx_state() {
     if ! is_running nginx; then
         printf 'down'
-    elif "$PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/${1:-nginx-health}"; then
+    elif "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/${1:-nginx-health}"; then
         printf 'up'
     else
         printf 'starting'

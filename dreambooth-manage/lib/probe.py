@@ -1,7 +1,7 @@
-"""Two questions that the shell scripts cannot ask well themselves. Standard library only, so that it starts quickly.
+"""Two questions that shell scripts cannot ask well. Standard library only, so that it starts quickly.
 
-    probe.py answers URL          exit 0 when it answers 2xx within five seconds
-    probe.py free HOST PORT…      prints the ports that cannot be bound, exit 1 when there are any
+probe.py answers URL          exit 0 when it answers 2xx within five seconds
+probe.py free HOST PORT…      prints the ports that cannot be bound, exit 1 when there are any
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def answers(url: str) -> bool:
 
 
 def can_bind(host: str, port: int) -> bool:
-    """Whether a server could listen there now. Connections of an earlier one that still wind down do not count."""
+    """Whether a server could listen there now; connections of an earlier one that wind down do not count."""
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as server:

@@ -2,12 +2,12 @@
 # shellcheck disable=SC2034  # what read_record sets is read by those who source this file
 # Processes that outlive the script which started them. Sourced after settings.sh.
 #
-# Each is the leader of a session of its own, and has a file DATA_DIR/run/<name>.pid with one line:
+# Each is the leader of a session of its own, and has a file DATA_DIR/pids/<name>.pid with one line:
 #     <pid> <start time> <host> <port> <device>
 # The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later.
 
 pid_file() {
-    printf '%s/run/%s.pid' "$DATA_DIR" "$1"
+    printf '%s/pids/%s.pid' "$DATA_DIR" "$1"
 }
 
 # Reads /proc/<pid>/stat into STAT_STATE, STAT_SESSION and STAT_STARTED; fails when there is no such process.
@@ -27,7 +27,7 @@ is_alive() {
 # Names of everything that has a pid file, sorted.
 recorded_names() {
     local file
-    for file in "$DATA_DIR"/run/*.pid; do
+    for file in "$DATA_DIR"/pids/*.pid; do
         [[ -e $file ]] && basename "$file" .pid
     done
     return 0
@@ -75,22 +75,22 @@ start_detached() {
     printf '%s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" >"$(pid_file "$name")"
 }
 
-# stop_recorded SIGNAL NAME…  asks the leaders, waits GRACE_S, then kills what is left of their sessions.
+# stop_recorded SIGNAL SECONDS NAME…  asks the leaders, waits so long, then kills what is left of their sessions.
 stop_recorded() {
-    local signal=$1 name deadline
-    shift
+    local signal=$1 seconds=$2 name deadline
+    shift 2
     for name in "$@"; do
         if is_running "$name"; then
             kill -s "$signal" "$RECORD_PID" 2>/dev/null || true
         fi
     done
-    deadline=$((SECONDS + GRACE_S))
+    deadline=$((SECONDS + seconds))
     for name in "$@"; do
         while is_running "$name" && ((SECONDS < deadline)); do
             sleep 0.2
         done
         if is_running "$name"; then
-            say "$name did not end within $GRACE_S s (GRACE_S): killed"
+            say "$name did not end within $seconds s: killed"
         fi
         kill_session "$name"
         rm -f "$(pid_file "$name")"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2153  # HOST and DEVICE are settings, host and device one instance's
+# shellcheck disable=SC2153  # DEVICE is a setting, device one instance's
 # Instances as processes of this machine. Sourced after processes.sh.
 # What the scripts ask of a runtime: plan_instances, start_instance, stop_instances, instance_state, instance_log.
 
@@ -17,7 +17,7 @@ plan_instances() {
         if ((gpus)); then
             device=cuda:$((index % gpus))
         fi
-        PLAN+=("$kind$index $HOST $((BASE_PORT + index)) $device")
+        PLAN+=("$kind$index $INSTANCES_HOST $((BASE_PORT + index)) $device")
     done
 }
 
@@ -45,12 +45,13 @@ start_instance() {
         env HOST="$host" PORT="$port" INSTANCE_NAME="$name" DEVICE="$device" \
         DATA_DIR="$DATA_DIR" GRACE_S="$GRACE_S" MAX_BODY_MB="$MAX_BODY_MB" \
         OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 1 ? cores : 1))}" \
-        "$PYTHON" -m dreambooth_api
+        "$VENV_PYTHON" -m dreambooth_api
 }
 
-# Together, so that their times of grace run side by side. TERM is what gunicorn drains on.
+# Together, so that their times of grace run side by side. On TERM an instance takes no more work, gives what is in
+# flight GRACE_S, and then needs some seconds to answer what it broke off.
 stop_instances() {
-    stop_recorded TERM "$@"
+    stop_recorded TERM $((GRACE_S + 15)) "$@"
 }
 
 # up, starting or down
@@ -58,7 +59,7 @@ instance_state() {
     local name=$1
     if ! is_running "$name"; then
         printf 'down'
-    elif "$PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/readyz"; then
+    elif "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/readyz"; then
         printf 'up'
     else
         printf 'starting'
