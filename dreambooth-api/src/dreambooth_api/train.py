@@ -1,7 +1,7 @@
 """`python -m dreambooth_api.train`: a folder of photos in, a model artifact out.
 
-The flags are the fields of `TrainingOptions`. Interrupted (Ctrl-C) or killed, the same command goes on from the
-last checkpoint.
+The flags are the fields of `TrainingOptions`. Interrupted (Ctrl-C) or killed, the same command goes on from
+the last checkpoint.
 """
 
 from __future__ import annotations
@@ -56,11 +56,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", dest="instance_prompt", required=True, help="same as --instance-prompt")
     parser.add_argument("--name", required=True, help="the model's id")
     parser.add_argument("--tenant", default="default", help="whose model it is (default: %(default)s)")
-    parser.add_argument("--captions", type=Path, help="text file with a caption for each photo, in order of names")
+    parser.add_argument(
+        "--captions", type=Path, help="text file with a caption for each photo, in order of names"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=Path("data"), help="where unfinished runs and class pictures lie")
+    parser.add_argument(
+        "--work", type=Path, default=Path("data"), help="where unfinished runs and class pictures lie"
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--store", default="data/store", help="URL or folder of the model store (default: %(default)s)")
+    where.add_argument(
+        "--store", default="data/store", help="URL or folder of the model store (default: %(default)s)"
+    )
     where.add_argument("--output", type=Path, help="a new folder for the artifact, instead of a store")
     options = parser.add_argument_group("training options", f"Base models: {', '.join(known_bases())}.")
     _add_fields(options, TrainingOptions, skip={"instance_prompt", "captions", "prior_preservation"})

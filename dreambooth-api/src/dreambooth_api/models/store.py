@@ -3,8 +3,9 @@
     root/models/<tenant>/<model id>/<version>/   a version, complete because its manifest was written last
     root/.incoming/<random>/                     being written; unknown to readers
 
-What has no manifest does not exist. A version is deleted by taking its manifest's name away; its files go when
-the last reader that has it open is done, which shared locks on the manifest tell, on any process of the machine.
+What has no manifest does not exist. A version is deleted by taking its manifest's name away; its files go
+when the last reader that has it open is done, which shared locks on the manifest tell, on any process of the
+machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +39,8 @@ class ModelStore(Protocol):
     """Keeps artifacts by tenant, model id and version. Every id is checked before it comes near a path."""
 
     def publish(self, folder: Path, manifest: Manifest) -> Artifact:
-        """Keep `folder` under the manifest's names. `manifest.version` may be empty, `files` is filled in here.
+        """Keep `folder` under the manifest's names. `manifest.version` may be empty, `files` is filled in
+        here.
 
         Raises Conflict when that version is there already, InvalidField for a file that has no place in an
         artifact, StorageFull.
@@ -49,7 +51,7 @@ class ModelStore(Protocol):
         """The newest version, or that of `id@version`; whole until the context ends. Raises UnknownModel."""
         ...
 
-    def list(self, tenant: str = "default") -> list[Manifest]:
+    def list(self, tenant: str = "default") -> Sequence[Manifest]:
         """All versions of a tenant's models, by model id and newest first."""
         ...
 
@@ -69,6 +71,8 @@ def open_store(url: str) -> ModelStore:
 
 
 class FolderStore:
+    """A store in a folder, which several processes and machines may share."""
+
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._models = self.root / "models"
@@ -125,7 +129,7 @@ class FolderStore:
             return
         raise UnknownModel("there is no model of this id")
 
-    def list(self, tenant: str = "default") -> list[Manifest]:
+    def list(self, tenant: str = "default") -> Sequence[Manifest]:
         folder = self._models / check_id(tenant, "tenant")
         found = []
         for model in sorted(_folders_in(folder)):
@@ -154,7 +158,7 @@ class FolderStore:
             raise UnknownModel("there is no model of this id")
         return folder
 
-    def _versions(self, model_id: str, tenant: str) -> list[Path]:
+    def _versions(self, model_id: str, tenant: str) -> Sequence[Path]:
         """The folders that `id` or `id@version` may mean, newest first; they need not be whole."""
         if not isinstance(model_id, str):
             raise InvalidField("model_id", "must be a string")
@@ -176,7 +180,9 @@ class FolderStore:
 
 
 def _rename_into(staged: Path, target: Path) -> None:
-    """Rename, making the folders above; again when a deleter of the last other version removed them just then."""
+    """Rename, making the folders above; again when a deleter of the last other version removed them just
+    then.
+    """
     for attempt in range(3):
         for folder in (target.parent.parent, target.parent):
             folder.mkdir(exist_ok=True)
@@ -189,12 +195,14 @@ def _rename_into(staged: Path, target: Path) -> None:
                 raise
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def _folders_in(folder: Path) -> Sequence[Path]:
     try:
         entries = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [path for path in entries if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+    return [
+        path for path in entries if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
+    ]
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -220,7 +228,9 @@ def _read(folder: Path) -> Artifact | None:
     except (OSError, ValidationError):
         return None
     names = (artifact.manifest.tenant, artifact.manifest.model_id, artifact.manifest.version)
-    if names != folder.parts[-3:] or not all(_is_whole(folder, e.path, e.size) for e in artifact.manifest.files):
+    if names != folder.parts[-3:] or not all(
+        _is_whole(folder, e.path, e.size) for e in artifact.manifest.files
+    ):
         return None
     return artifact
 

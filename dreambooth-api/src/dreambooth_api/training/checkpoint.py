@@ -1,7 +1,8 @@
-"""A training's state on the disk: a folder `checkpoint-<step>` of safetensors and JSON that is there whole or not.
+"""A training's state on the disk: a folder `checkpoint-<step>` of safetensors and JSON that is there whole
+or not.
 
-`weights` has what is trained, `optimizer` AdamW's moments, `random` the generators and the shuffles; `state.json`
-has the rest and, written last, the size and sha256 of each file. Nothing is pickled.
+`weights` has what is trained, `optimizer` AdamW's moments, `random` the generators and the shuffles;
+`state.json` has the rest and, written last, the size and sha256 of each file. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _KEEP = 2  # the newest, and the one before it in case the newest is damaged
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `step` steps. `extra` is plain JSON: options, the schedule's and the gradient scaler's state."""
+    """The state after `step` steps. `extra` is plain JSON: options, the schedule's and the gradient
+    scaler's state.
+    """
 
     step: int
     weights: dict[str, Tensor]
@@ -36,7 +39,9 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `folder/checkpoint-<step>` and remove all but the newest two. Raises OSError, e.g. on a full disk."""
+    """Write `folder/checkpoint-<step>` and remove all but the newest two. Raises OSError, e.g. on a full
+    disk.
+    """
     target = folder / f"checkpoint-{checkpoint.step}"
     staged = folder / f".{target.name}.tmp"
     shutil.rmtree(staged, ignore_errors=True)

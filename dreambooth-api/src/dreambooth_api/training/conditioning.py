@@ -1,4 +1,6 @@
-"""Captions as what the UNet is conditioned on: the text encoder's output and, for SDXL, its further inputs."""
+"""Captions as what the UNet is conditioned on: the text encoder's output and, for SDXL, its further
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Captions as token ids, shape (captions, 77), one tensor and mask for each text encoder of the pipeline."""
+    """Captions as token ids, shape (captions, 77), one tensor and mask for each text encoder of the
+    pipeline.
+    """
 
     ids: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
@@ -60,7 +64,9 @@ def tokenize(pipeline: Any, captions: Sequence[str]) -> Tokens:
 
 
 def encode(encoders: Sequence[Any], tokens: Tokens, device: torch.device | str) -> Conditioning:
-    """Run the text encoders as their pipeline does: SD takes the last layer, normed; SDXL two last but one."""
+    """Run the text encoders as their pipeline does: SD takes the last layer, normed; SDXL two last but
+    one.
+    """
     if len(encoders) == 1:
         (encoder,) = encoders
         mask = tokens.masks[0].to(device) if getattr(encoder.config, "use_attention_mask", False) else None

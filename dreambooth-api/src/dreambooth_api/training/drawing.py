@@ -34,12 +34,21 @@ def class_pictures(
     device: torch.device,
     on_picture: Callable[[int, int], None],
 ) -> list[Image]:
-    """The class pictures, drawn by the base model once and kept in a folder under `root` for whoever needs them next.
+    """The class pictures, drawn by the base model once and kept in a folder under `root` for whoever needs
+    them next.
 
-    Picture i is that of seed i, so that a shorter list is the beginning of a longer one. `on_picture` hears how
-    many of how many there are.
+    Picture i is that of seed i, so that a shorter list is the beginning of a longer one. `on_picture` hears
+    how many of how many there are.
     """
-    settings = [base.name, revision, prior.class_prompt, resolution, _STEPS, _GUIDANCE, type(pipeline.scheduler).__name__]
+    settings = [
+        base.name,
+        revision,
+        prior.class_prompt,
+        resolution,
+        _STEPS,
+        _GUIDANCE,
+        type(pipeline.scheduler).__name__,
+    ]
     folder = root / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
@@ -49,13 +58,17 @@ def class_pictures(
     for start in range(0, len(missing), _AT_ONCE):
         on_picture(len(paths) - len(missing) + start, len(paths))
         seeds = missing[start : start + _AT_ONCE]
-        for seed, image in zip(seeds, draw(pipeline, prior.class_prompt, seeds, resolution, device), strict=True):
+        for seed, image in zip(
+            seeds, draw(pipeline, prior.class_prompt, seeds, resolution, device), strict=True
+        ):
             write_png(paths[seed], image)
     return [read_png(path) for path in paths]
 
 
 @torch.no_grad()
-def draw(pipeline: Any, prompt: str, seeds: Sequence[int], resolution: int, device: torch.device) -> list[Image]:
+def draw(
+    pipeline: Any, prompt: str, seeds: Sequence[int], resolution: int, device: torch.device
+) -> list[Image]:
     """One picture of `prompt` for each seed, with the pipeline's weights as they are, on `device`."""
     half = pipeline.unet.dtype != torch.float32
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -85,6 +98,8 @@ def _is_picture(path: Path, resolution: int) -> bool:
 
 
 def _forget_oldest(root: Path) -> None:
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    folders = sorted(
+        (path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime
+    )
     for old in folders[:-_KEPT_CLASSES]:
         shutil.rmtree(old, ignore_errors=True)

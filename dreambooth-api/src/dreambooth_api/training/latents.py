@@ -15,7 +15,9 @@ from dreambooth_api.training.randomness import Randomness
 
 class Latents(Protocol):
     def sample(self, indices: Tensor, randomness: Randomness) -> Tensor:
-        """Latents of those photos, scaled as the UNet wants them: float32 (batch, channels, height/8, width/8)."""
+        """Latents of those photos, scaled as the UNet wants them: float32 (batch, channels, height/8,
+        width/8).
+        """
         ...
 
 
@@ -26,7 +28,9 @@ def to_pixels(image: Image) -> Tensor:
 
 
 class KeptLatents:
-    """The autoencoder's mean and deviation, computed once: each use still samples, as it would with the photo."""
+    """The autoencoder's mean and deviation, computed once: each use still samples, as it would with the
+    photo.
+    """
 
     def __init__(self, vae: Any, images: Sequence[Image], device: torch.device) -> None:
         moments = [_encode(vae, to_pixels(image), device) for image in images]
@@ -43,7 +47,14 @@ class FreshLatents:
     """Crops and mirrors by chance, and encodes, each time."""
 
     def __init__(
-        self, vae: Any, images: Sequence[Image], device: torch.device, resolution: int, *, crop: bool, flip: bool
+        self,
+        vae: Any,
+        images: Sequence[Image],
+        device: torch.device,
+        resolution: int,
+        *,
+        crop: bool,
+        flip: bool,
     ) -> None:
         self._vae, self._device = vae, device
         self._images = [to_pixels(image) for image in images]

@@ -19,7 +19,14 @@ from dreambooth_api.training.options import TrainingOptions
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
-_CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"]
+_CONVOLUTIONS = [
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "time_emb_proj",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+]
 _UNET_TARGETS = {
     "attention": _ATTENTION,
     "attention+feedforward": _ATTENTION + _FEED_FORWARD,
@@ -40,7 +47,11 @@ class Learner:
         self.options = options
         names = ["unet"]
         if options.train_text_encoder:
-            names += [name for name in ("text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
+            names += [
+                name
+                for name in ("text_encoder", "text_encoder_2")
+                if getattr(pipeline, name, None) is not None
+            ]
         self.modules: dict[str, Any] = {name: getattr(pipeline, name) for name in names}
         for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
             module = getattr(pipeline, part, None)
@@ -99,7 +110,9 @@ class Learner:
             return
         layers: dict[str, Any] = {}
         for name, module in self.modules.items():
-            state = {key: value.detach().float().cpu() for key, value in get_peft_model_state_dict(module).items()}
+            state = {
+                key: value.detach().float().cpu() for key, value in get_peft_model_state_dict(module).items()
+            }
             if name != "unet" and not hasattr(module, "text_model"):
                 # transformers 5 left this level out of CLIPTextModel; all readers know the keys with it.
                 state = {f"text_model.{key}": value for key, value in state.items()}

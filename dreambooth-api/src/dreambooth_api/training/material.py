@@ -28,7 +28,9 @@ class Batch:
 
 
 class Material:
-    """Photos first, then class pictures. Text embeddings are computed once unless the encoders are trained."""
+    """Photos first, then class pictures. Text embeddings are computed once unless the encoders are
+    trained.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""What a training tells about itself while it runs: plain dataclasses, one JSON object a line between processes."""
+"""What a training tells about itself while it runs: plain dataclasses, one JSON object a line between
+processes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ FailureKind = Literal["out-of-memory", "diverged", "storage-full", "base-model",
 
 @dataclass(frozen=True)
 class Preparing:
-    """Before the first step: `phase` is "starting", "loading", "class images" (`done` of `total`) or "encoding"."""
+    """Before the first step: `phase` is "starting", "loading", "class images" (`done` of `total`) or
+    "encoding".
+    """
 
     phase: str
     done: int = 0
@@ -82,7 +86,9 @@ _TYPES: dict[str, type[Message]] = {
 def to_json(message: Message) -> str:
     """One line, without its end. Raises ValueError for NaN and Infinity."""
     return json.dumps(
-        {"type": type(message).__name__.lower(), **dataclasses.asdict(message)}, allow_nan=False, ensure_ascii=True
+        {"type": type(message).__name__.lower(), **dataclasses.asdict(message)},
+        allow_nan=False,
+        ensure_ascii=True,
     )
 
 

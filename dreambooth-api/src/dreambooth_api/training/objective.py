@@ -1,4 +1,6 @@
-"""The loss: how far the UNet's prediction is from the noise (or the velocity) that was mixed into the latents."""
+"""The loss: how far the UNet's prediction is from the noise (or the velocity) that was mixed into the
+latents.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from dreambooth_api.training.randomness import Randomness
 
 
 class DenoisingLoss:
-    """Mean squared error at a random noise level per picture (arXiv:2006.11239), in what the base model predicts.
+    """Mean squared error at a random noise level per picture (arXiv:2006.11239), in what the base model
+    predicts.
 
     With `snr_gamma`, weighted as in arXiv:2303.09556 (equation 2.5 and its form for velocities).
     """
@@ -26,7 +29,12 @@ class DenoisingLoss:
         self._weights = _min_snr(kept / (1 - kept), snr_gamma, velocity=self._velocity)
 
     def __call__(
-        self, unet: Any, latents: Tensor, embeddings: Tensor, added: dict[str, Tensor] | None, randomness: Randomness
+        self,
+        unet: Any,
+        latents: Tensor,
+        embeddings: Tensor,
+        added: dict[str, Tensor] | None,
+        randomness: Randomness,
     ) -> Tensor:
         """The loss of each picture, shape (batch,), in float32."""
         noise = randomness.normal_like(latents.shape)
@@ -40,7 +48,8 @@ class DenoisingLoss:
             added_cond_kwargs=added,
         ).sample
         error = (predicted.float() - target.to(self._device)).square().mean(dim=(1, 2, 3))
-        return error * self._weights[levels].to(self._device)
+        weighted: Tensor = error * self._weights[levels].to(self._device)
+        return weighted
 
 
 def _min_snr(snr: Tensor, gamma: float | None, *, velocity: bool) -> Tensor:

@@ -45,15 +45,16 @@ class PriorPreservation(BaseModel):
         100,
         ge=1,
         le=1000,
-        description="Pictures of the class that the base model draws once; the paper's 200 per subject photo are"
-        " hardly better than 100 in all",
+        description="Pictures of the class that the base model draws once; the paper's 200 per subject"
+        " photo are hardly better than 100 in all",
         json_schema_extra=_unit("pictures"),
     )
     weight: float = Field(
         1.0,
         ge=0.0,
         le=10.0,
-        description="How much the class pictures' loss counts beside the photos'; 1 is the DreamBooth paper's",
+        description="How much the class pictures' loss counts beside the photos'; 1 is the DreamBooth"
+        " paper's",
         json_schema_extra=_unit("factor"),
     )
 
@@ -64,8 +65,8 @@ class TrainingOptions(BaseModel):
     model_config = _FROZEN
 
     instance_prompt: Prompt = Field(
-        description="Names the subject by a rare word and its class, as `a sks shoe`; the caption of each photo"
-        " that has none of its own",
+        description="Names the subject by a rare word and its class, as `a sks shoe`; the caption of each"
+        " photo that has none of its own",
         json_schema_extra=_unit("text"),
     )
     base_model: str = Field(
@@ -91,7 +92,8 @@ class TrainingOptions(BaseModel):
         None,
         gt=0.0,
         le=1.0,
-        description="AdamW's, after the warm-up; by default one that the base model learns well with by this method",
+        description="AdamW's, after the warm-up; by default one that the base model learns well with by"
+        " this method",
         json_schema_extra=_unit("per step"),
     )
     lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
@@ -110,8 +112,8 @@ class TrainingOptions(BaseModel):
         1,
         ge=1,
         le=64,
-        description="Photos in one forward pass; 1 fits where nothing else does. Prior preservation adds as many"
-        " class pictures",
+        description="Photos in one forward pass; 1 fits where nothing else does. Prior preservation adds"
+        " as many class pictures",
         json_schema_extra=_unit("photos"),
     )
     gradient_accumulation_steps: int = Field(
@@ -126,17 +128,20 @@ class TrainingOptions(BaseModel):
         ge=64,
         le=1536,
         multiple_of=8,
-        description="Side of the square that photos are cropped to; by default what the base model was trained for",
+        description="Side of the square that photos are cropped to; by default what the base model was"
+        " trained for",
         json_schema_extra=_unit("pixels"),
     )
     random_crop: bool = Field(
         False,
-        description="Crop another part of the photo each time instead of its middle; latents are then not kept",
+        description="Crop another part of the photo each time instead of its middle; latents are then not"
+        " kept",
         json_schema_extra=_unit("yes or no"),
     )
     random_flip: bool = Field(
         False,
-        description="Mirror half of the photos; off because subjects with writing or a left and a right suffer",
+        description="Mirror half of the photos; off because subjects with writing or a left and a right"
+        " suffer",
         json_schema_extra=_unit("yes or no"),
     )
     rank: int = Field(
@@ -155,8 +160,8 @@ class TrainingOptions(BaseModel):
     )
     lora_targets: Literal["attention", "attention+feedforward", "all"] = Field(
         "attention",
-        description="Layers of the UNet that get a LoRA: the attention projections, also the feed-forward layers,"
-        " or also the convolutions",
+        description="Layers of the UNet that get a LoRA: the attention projections, also the feed-forward"
+        " layers, or also the convolutions",
         json_schema_extra=_unit("choice"),
     )
     train_text_encoder: bool = Field(
@@ -179,8 +184,8 @@ class TrainingOptions(BaseModel):
         None,
         gt=0.0,
         le=100.0,
-        description="Min-SNR weighting (arXiv:2303.09556), whose authors use 5; without it all noise levels count"
-        " alike",
+        description="Min-SNR weighting (arXiv:2303.09556), whose authors use 5; without it all noise"
+        " levels count alike",
         json_schema_extra=_unit("signal-to-noise ratio"),
     )
     max_grad_norm: float = Field(
@@ -199,8 +204,8 @@ class TrainingOptions(BaseModel):
     )
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
         "auto",
-        description="`auto` is bf16 on a GPU that has it, else fp16 on a GPU, and none on the CPU, where it is"
-        " slower; what is trained stays in fp32",
+        description="`auto` is bf16 on a GPU that has it, else fp16 on a GPU, and none on the CPU, where"
+        " it is slower; what is trained stays in fp32",
         json_schema_extra=_unit("choice"),
     )
     gradient_checkpointing: bool = Field(
@@ -248,7 +253,8 @@ class TrainingOptions(BaseModel):
 
 
 def identity(tenant: str, model_id: str, options: TrainingOptions, photos: Sequence[Image]) -> str:
-    """64 hexadecimal digits that are equal for equal requests only: a run that was cut short is found by them.
+    """64 hexadecimal digits that are equal for equal requests only: a run that was cut short is found by
+    them.
 
     `options` are those of the request, or its resolved ones; the photos count by their pixels and order.
     """

@@ -26,7 +26,9 @@ class Framing:
 
 
 def read_folder(folder: Path) -> tuple[list[Path], list[Image.Image]]:
-    """The images of a folder in the order of their names. Raises InvalidField for none, too many or a broken one."""
+    """The images of a folder in the order of their names. Raises InvalidField for none, too many or a
+    broken one.
+    """
     if not folder.is_dir():
         raise InvalidField("images", "must be a folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())

@@ -30,7 +30,9 @@ def manifest_of(job: Job, finished: Finished, version: str = "") -> Manifest:
 
 
 def publish(store: ModelStore, workspace: Workspace, job: Job, finished: Finished) -> Artifact:
-    """Keep the result, under a version name that is written down before: a second call finds the first one's."""
+    """Keep the result, under a version name that is written down before: a second call finds the first
+    one's.
+    """
     version = workspace.plan_version()
     try:
         return store.publish(workspace.result, manifest_of(job, finished, version))

@@ -1,4 +1,6 @@
-"""Where every random number of a training comes from: generators on the CPU that are saved with a checkpoint."""
+"""Where every random number of a training comes from: generators on the CPU that are saved with a
+checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs nothing but its step number."""
+"""The learning rate as a pure function of the step, so that a resumed run needs nothing but its step
+number.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ _RESTARTS = 4
 def factor(name: str, step: int, total: int, warmup: int) -> float:
     """What the learning rate is multiplied by in `step` (the first is 0) of `total`: between 0 and 1.
 
-    It rises in a line over `warmup` steps; `name` is one of `TrainingOptions.lr_scheduler` and says what follows.
+    It rises in a line over `warmup` steps; `name` is one of `TrainingOptions.lr_scheduler` and says what
+    follows.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

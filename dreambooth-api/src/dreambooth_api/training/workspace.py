@@ -33,7 +33,9 @@ from dreambooth_api.training.photos import Framing, read_png, shrink, write_phot
 
 
 class Job(BaseModel):
-    """What the trainer is to do. `options` are resolved; `class_images` is the folder that keeps class pictures."""
+    """What the trainer is to do. `options` are resolved; `class_images` is the folder that keeps class
+    pictures.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -75,7 +77,9 @@ def prepare_job(
 
 
 class Workspace:
-    """One run's folder. `claim` makes and locks it; the child, which inherits the lock, makes it from its path."""
+    """One run's folder. `claim` makes and locks it; the child, which inherits the lock, makes it from its
+    path.
+    """
 
     def __init__(self, folder: Path, lock: int | None = None) -> None:
         self.folder = folder
@@ -101,7 +105,8 @@ class Workspace:
                 os.close(lock)
                 raise Busy("this training is being run by another instance or is just ending") from None
             with contextlib.suppress(FileNotFoundError):
-                # Whoever had it before may have removed the folder: then this lock is on a file without a name.
+                # Whoever had it before may have removed the folder: then this lock is on a file without a
+                # name.
                 if os.fstat(lock).st_ino == os.stat(folder / "lock").st_ino:
                     return cls(folder, lock)
             os.close(lock)
@@ -121,6 +126,10 @@ class Workspace:
     def write_job(self, job: Job, photos: Sequence[Image.Image]) -> None:
         write_photos(self.photos_folder, photos)
         write_atomically(self.folder / "request.json", job.model_dump_json(indent=2))
+
+    @property
+    def has_job(self) -> bool:
+        return (self.folder / "request.json").is_file()
 
     def read_job(self) -> Job:
         return Job.model_validate_json((self.folder / "request.json").read_bytes())

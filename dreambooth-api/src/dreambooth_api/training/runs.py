@@ -1,0 +1,265 @@
+"""The service's side of training: start a run, tell how it goes, cancel it. One runs at a time on an
+instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from enlight_common.errors import Busy, Conflict, EnlightError, InvalidField, ShuttingDown, StorageFull
+from enlight_common.files import free_bytes
+from enlight_common.ids import check_id
+from PIL import Image
+
+from dreambooth_api.models.artifact import now
+from dreambooth_api.models.bases import resolve_base
+from dreambooth_api.models.store import ModelStore
+from dreambooth_api.training.attendant import Attendant
+from dreambooth_api.training.options import TrainingOptions
+from dreambooth_api.training.photos import check_count
+from dreambooth_api.training.process import TrainerProcess
+from dreambooth_api.training.publication import was_published
+from dreambooth_api.training.run_state import INSTANCE, RESUMABLE, RunFiles, RunState, new_run_id
+from dreambooth_api.training.workspace import Job, Workspace, prepare_job, prune
+
+_REMEMBERED = 64  # ended runs whose state is kept in memory, should its file be lost
+_MIN_FREE_BYTES = 256_000_000  # checkpoints of a LoRA and its result, with room to spare
+
+
+class Trainings:
+    """All runs that this instance can tell of, and the one that it is at.
+
+    `folder` is shared by the instances and holds `runs/`, `training/` and `class-images/`; `device` is
+    "cpu" or "cuda:N"; `threads` bounds the child's CPU threads. The newest `keep_runs` state files and
+    `keep_unfinished` workspaces are kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: ModelStore,
+        instance: str,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        keep_runs: int = 500,
+        keep_unfinished: int = 16,
+        cancel_grace_s: float = 10.0,
+    ) -> None:
+        if not INSTANCE.fullmatch(instance):
+            raise InvalidField("INSTANCE_NAME", "must be a small letter and up to 15 more or digits")
+        self._folder, self._store, self._instance, self._device = folder.resolve(), store, instance, device
+        self._keep_runs, self._keep_unfinished, self._cancel_grace_s = (
+            keep_runs,
+            keep_unfinished,
+            cancel_grace_s,
+        )
+        self._environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        self._work = self._folder / "training"
+        self._files = RunFiles(self._folder / "runs")
+        self._starting = threading.Lock()
+        self._changed = threading.Condition()
+        self._active: Attendant | None = None
+        self._ended: OrderedDict[str, RunState] = OrderedDict()
+        self._closed = False
+        self._end_what_was_left()
+
+    @property
+    def active(self) -> RunState | None:
+        """The latest state of the run that this instance is at."""
+        active = self._active
+        return None if active is None else active.state
+
+    def get(self, run_id: str) -> RunState:
+        """The run's latest state, from memory or from its file. Raises NotFound."""
+        with self._changed:
+            if self._active is not None and self._active.state.run_id == run_id:
+                return self._active.state
+            if run_id in self._ended:
+                return self._ended[run_id]
+        return self._files.read(run_id)
+
+    def validation_picture(self, run_id: str) -> Path | None:
+        """The PNG of the run's latest validation picture. Raises NotFound for what is no run id."""
+        path = self._files.picture(run_id)
+        return path if path.is_file() else None
+
+    def follow(
+        self,
+        run_id: str,
+        after: int = 0,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        interval: float = 0.25,
+    ) -> Iterator[RunState | None]:
+        """Each new state with a sequence above `after`, the last being terminal; None when there was none for
+        `interval` seconds, for the caller to see to its client. Ends early when `stop` says so.
+
+        Raises NotFound, at once and not at the first state.
+        """
+        self.get(run_id)
+        return self._follow(run_id, after, stop, interval)
+
+    def _follow(
+        self, run_id: str, after: int, stop: Callable[[], bool], interval: float
+    ) -> Iterator[RunState | None]:
+        while True:
+            state = self.get(run_id)
+            if state.sequence > after:
+                after = state.sequence
+                yield state
+            elif not state.is_terminal:
+                yield None
+            if state.is_terminal or stop():
+                return
+            self._wait_for_change(run_id, after, interval)
+
+    def _wait_for_change(self, run_id: str, after: int, interval: float) -> None:
+        with self._changed:
+            active = self._active
+            if active is not None and active.state.run_id == run_id:
+                if active.state.sequence <= after:
+                    self._changed.wait(interval)
+                return
+        # It has just ended here, or is another instance's and known by its file alone.
+        time.sleep(0 if run_id in self._ended else interval)
+
+    def start(
+        self, tenant: str, model_id: str, options: TrainingOptions, photos: Sequence[Image.Image]
+    ) -> RunState:
+        """Start the run, go on with it where an equal request was cut short, or join an equal one running
+        here.
+
+        Raises Busy while another runs, ShuttingDown, InvalidField, UnsupportedBaseModel, StorageFull.
+        """
+        check_id(tenant, "tenant")
+        check_id(model_id, "model_id")
+        check_count(len(photos))
+        if options.captions is not None and len(options.captions) != len(photos):
+            raise InvalidField("captions", f"must be {len(photos)}, one for each photo")
+        base = resolve_base(options.base_model)
+        job, squares = prepare_job(
+            tenant,
+            model_id,
+            options.resolved(base),
+            photos,
+            base_revision=base.revision,
+            device=self._device,
+            class_images=self._folder / "class-images",
+        )
+        with self._starting:
+            if self._closed:
+                raise ShuttingDown("this instance is shutting down")
+            active = self._active
+            if active is not None:
+                if active.job.identity == job.identity and not active.is_leaving:
+                    return active.state
+                raise Busy("this instance is training already", retry_after=_retry_after(active.state))
+            if free_bytes(self._folder) < _MIN_FREE_BYTES:
+                raise StorageFull("there is too little room on the disk to train")
+            return self._begin(job, squares)
+
+    def _begin(self, job: Job, photos: Sequence[Image.Image]) -> RunState:
+        self._files.prune(self._instance, self._keep_runs)
+        workspace = Workspace.claim(self._work, job.identity)
+        try:
+            if was_published(self._store, workspace, job.tenant, job.model_id) is not None:
+                # Its owner died between publishing and tidying up; this is a request for a new version.
+                workspace.remove()
+                workspace = Workspace.claim(self._work, job.identity)
+            prune(self._work, self._keep_unfinished)
+            workspace.write_job(job, photos)
+            state = self._first_state(job)
+            self._files.write(state)
+            try:
+                process = TrainerProcess(workspace, self._environment)
+            except OSError as error:
+                self._files.write(state.failed("the training process did not start", "crash"))
+                raise StorageFull("there is no memory or room left for a training process") from error
+        except BaseException:
+            workspace.release()
+            raise
+        with self._changed:
+            self._active = Attendant(
+                state,
+                job,
+                workspace,
+                process,
+                store=self._store,
+                files=self._files,
+                changed=self._changed,
+                on_end=self._forget_active,
+            )
+        return state
+
+    def _first_state(self, job: Job) -> RunState:
+        assert job.options.learning_rate is not None
+        return RunState(
+            run_id=new_run_id(self._instance),
+            instance=self._instance,
+            identity=job.identity,
+            tenant=job.tenant,
+            model_id=job.model_id,
+            method=job.options.method,
+            base_model=job.options.base_model,
+            learning_rate_used=job.options.learning_rate,
+            status="processing",
+            phase="starting",
+            total=job.options.steps,
+            created_at=now(),
+            started_at=now(),
+        )
+
+    def _forget_active(self, state: RunState) -> None:
+        """Called with `_changed` held."""
+        self._active = None
+        self._ended[state.run_id] = state
+        while len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def cancel(self, run_id: str) -> RunState:
+        """End the run and return its last state; one that has ended stays as it is. Its checkpoint is kept.
+
+        Raises NotFound, Conflict when another instance is at it, TimedOut should it not end.
+        """
+        active = self._active
+        if active is not None and active.state.run_id == run_id:
+            active.leave("canceled", self._cancel_grace_s)
+        state = self.get(run_id)
+        if not state.is_terminal:
+            raise Conflict("the run is another instance's to cancel")
+        return state
+
+    def shutdown(self, grace_s: float) -> None:
+        """Take no more runs, and have the present one save itself and leave within about `grace_s`
+        seconds.
+        """
+        with self._starting:
+            self._closed = True
+            active = self._active
+        if active is not None:
+            active.leave("interrupted", grace_s)
+
+    def _end_what_was_left(self) -> None:
+        """Give an end to the runs that an earlier process of this instance was at when it died."""
+        for state in self._files.unfinished_of(self._instance):
+            version = None
+            with contextlib.suppress(Busy):
+                workspace = Workspace.claim(self._work, state.identity)
+                version = was_published(self._store, workspace, state.tenant, state.model_id)
+                if version is not None or not workspace.has_job:
+                    workspace.remove()
+                workspace.release()
+            ended = state.failed(RESUMABLE, "interrupted") if version is None else state.succeeded(version)
+            with contextlib.suppress(OSError, EnlightError):  # told again at the next start
+                self._files.write(ended)
+
+
+def _retry_after(state: RunState) -> float:
+    """Seconds until it is worth asking again: the run's own guess, within reason."""
+    return min(120.0, max(2.0, state.seconds_left if state.seconds_left is not None else 10.0))
