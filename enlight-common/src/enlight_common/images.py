@@ -21,7 +21,9 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
-_JPEG_QUALITY = 92
+_QUALITY = 92
+_MAX_JPEG_SCANS = 200  # encoders write about ten
+_MAX_GIF_BLOCKS = 1_000_000  # of up to 255 bytes; 20 MB of full ones are 80,000
 _DATA_URL_HEAD = 128  # characters: "data:image/png;base64," and some media type parameters
 
 
@@ -81,20 +83,18 @@ def decode_image(
             # Our own bound on pixels, checked below, replaces Pillow's warning.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=bounds.formats) as opened:
-                _check_header(opened, field, bounds)
+                _check_size(opened, field, bounds)
+                _check_parts(opened, data, field, bounds)
                 opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                return _convert(upright, mode)
-    except InvalidField:
-        raise
-    except MemoryError:
+                return _convert(_upright(opened), field, mode)
+    except (InvalidField, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
         names = ", ".join(bounds.formats)
         raise InvalidField(field, f"is not a readable image ({names})") from error
 
 
-def _check_header(image: Image.Image, field: str, bounds: ImageBounds) -> None:
+def _check_size(image: Image.Image, field: str, bounds: ImageBounds) -> None:
     width, height = image.size
     if width * height > bounds.max_pixels:
         raise InvalidField(field, f"must have at most {bounds.max_pixels} pixels")
@@ -102,29 +102,80 @@ def _check_header(image: Image.Image, field: str, bounds: ImageBounds) -> None:
         raise InvalidField(field, f"must be at most {bounds.max_side} pixels wide and high")
     if min(width, height) < bounds.min_side:
         raise InvalidField(field, f"must be at least {bounds.min_side} pixels wide and high")
-    if getattr(image, "n_frames", 1) > bounds.max_frames:
+
+
+def _check_parts(image: Image.Image, data: bytes, field: str, bounds: ImageBounds) -> None:
+    if image.format == "GIF":
+        frames = count_gif_frames(data, bounds.max_frames)
+    elif image.format == "TIFF":
+        frames = _count_tiff_pages(image, bounds.max_frames)
+    else:
+        # Read from the header in the other formats.
+        frames = getattr(image, "n_frames", 1)
+    if frames > bounds.max_frames:
         raise InvalidField(field, f"must have at most {bounds.max_frames} frames")
+    # Each scan of a progressive JPEG is a pass over all pixels: a small file can ask for thousands. A marker
+    # byte inside the picture's data is escaped, so this counts scans, and those of embedded previews.
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise InvalidField(field, f"must have at most {_MAX_JPEG_SCANS} scans")
 
 
-def _convert(image: Image.Image, mode: Mode) -> Image.Image:
-    if image.mode.startswith(("I;16", "I", "F")):
-        image = _to_eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+def count_gif_frames(data: bytes, enough: int) -> int:
+    """The frames of a GIF, or a number above `enough` as soon as there are more, or too many blocks to tell.
+
+    Pillow's own count takes tens of microseconds a frame, and a frame takes some 20 bytes of file.
+    """
+    at = 13 + (3 << (1 + (data[10] & 7)) if data[10] & 0x80 else 0)  # past the header and its colour table
+    frames = blocks = 0
+    while at < len(data) and data[at] in (0x21, 0x2C):
+        if data[at] == 0x2C:
+            frames += 1
+            flags = data[at + 9] if at + 9 < len(data) else 0
+            at += 11 + (3 << (1 + (flags & 7)) if flags & 0x80 else 0)
+        else:
+            at += 2
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+            blocks += 1
+        at += 1
+        if frames > enough or blocks > _MAX_GIF_BLOCKS:
+            return enough + 1
+    return frames
+
+
+def _count_tiff_pages(image: Image.Image, enough: int) -> int:
+    try:
+        image.seek(enough)  # reads directories, no pixels
+    except EOFError:
+        return 1
+    finally:
+        image.seek(0)
+    return enough + 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # Broken EXIF in a sound picture is common, and no reason to refuse it.
+        return image
+
+
+def _convert(image: Image.Image, field: str, mode: Mode) -> Image.Image:
+    if image.mode == "F":
+        raise InvalidField(field, "must have 8 or 16 bits per sample")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit samples at 255 and turns nearly all of them white.
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         if mode != "RGBA":
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert(mode)
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale to 8 bits: Pillow's own conversion clips at 255 and turns nearly all of it white."""
-    scaled = image.convert("I").point(lambda value: value * (1 / 257))
-    return scaled.convert("L")
-
-
 def encode_image(image: Image.Image, format: OutputFormat, *, text: dict[str, str] | None = None) -> bytes:
-    """Encode as PNG, JPEG (quality 92, 4:4:4) or lossless WebP. `text` becomes text chunks of a PNG."""
+    """Encode as PNG, or as JPEG or WebP of quality 92. `text` becomes text chunks of a PNG."""
     buffer = io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()
@@ -132,7 +183,7 @@ def encode_image(image: Image.Image, format: OutputFormat, *, text: dict[str, st
             info.add_itxt(key, value.replace("\0", ""))
         image.save(buffer, "PNG", pnginfo=info)
     elif format == "jpeg":
-        image.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     else:
-        image.save(buffer, "WEBP", lossless=True, quality=50)
+        image.save(buffer, "WEBP", quality=_QUALITY)
     return buffer.getvalue()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from enlight_common.web import health, logs, metrics, openapi, problems
+from enlight_common.web import api_page, health, logs, metrics, openapi, problems
 from enlight_common.web.health import Ready
 
 
@@ -19,14 +19,23 @@ class ServiceInfo:
     description: str = ""
 
 
-def create_app(name: str, *, max_body_bytes: int, ready: Ready, info: ServiceInfo | None = None) -> Flask:
+def create_app(
+    name: str,
+    *,
+    max_body_bytes: int,
+    ready: Ready,
+    info: ServiceInfo | None = None,
+    body_seconds: float = 60.0,
+) -> Flask:
     """An app with problem documents for errors, request ids, JSON access logs, `/healthz`, `/readyz`,
     `/metrics`, `/openapi.json` and `/docs`. `name` is the importing module's `__name__`.
 
-    `max_body_bytes` bounds every body: a longer one is refused with 413.
+    `max_body_bytes` bounds every body: a longer one is refused with 413. `body_seconds` is how long one may
+    take to arrive (408); nginx hands over whole bodies, so this is for clients that come without it.
     """
     app = Flask(name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+    app.config["BODY_SECONDS"] = body_seconds
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     logs.install(app)
@@ -34,4 +43,5 @@ def create_app(name: str, *, max_body_bytes: int, ready: Ready, info: ServiceInf
     problems.install(app)
     health.install(app, ready)
     openapi.install(app, info or ServiceInfo(title=name))
+    api_page.install(app)
     return app

@@ -1,4 +1,4 @@
-"""The API's document, assembled from what stands at the view functions, and a page to browse it."""
+"""The API's document, assembled from what stands at the view functions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flask import Flask, Response, current_app, jsonify, send_from_directory
+from flask import Flask, current_app, jsonify
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from enlight_common.errors import NotFound
 from enlight_common.ids import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -33,21 +31,6 @@ _CONVERTED: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
     "uuid": {"type": "string", "format": "uuid"},
 }
-# The page runs our two scripts and nothing else; Swagger UI sets style attributes.
-_PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_ASSETS = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
-_START = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#page', deepLinking: true, validatorUrl: null});\n"
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
-<body><div id="page"></div><script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script></body>
-</html>
-"""
 
 
 class Problem(BaseModel):
@@ -185,22 +168,6 @@ def _describe(operation: Operation, references: Mapping[Any, Any]) -> dict[str, 
 
 
 def install(app: Flask, info: ServiceInfo) -> None:
-    """Serve the document at `/openapi.json` and Swagger UI, from files on this machine, at `/docs`."""
+    """Serve the document of `app` at `/openapi.json`."""
     app.extensions[_EXTENSION] = info
     app.add_url_rule("/openapi.json", "openapi", lambda: jsonify(document_of(current_app)))
-    app.add_url_rule("/docs", "docs", _page)
-    app.add_url_rule("/docs/<asset>", "docs_asset", _asset)
-
-
-def _page() -> Response:
-    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-    return Response(_PAGE, content_type="text/html; charset=utf-8", headers=headers)
-
-
-def _asset(asset: str) -> Response:
-    if asset == "start.js":
-        return Response(_START, content_type="text/javascript; charset=utf-8")
-    if asset not in _ASSETS:
-        raise NotFound("there is no such file")
-    folder = resources.files("flask_openapi3_swagger") / "templates" / "swagger" / _ASSETS[asset]
-    return send_from_directory(str(folder), asset, max_age=86_400)

@@ -6,11 +6,11 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from flask import current_app, request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import get_input_stream
 
 from enlight_common.errors import (
     InvalidField,
@@ -22,7 +22,7 @@ from enlight_common.errors import (
 from enlight_common.web.loose_values import refuse_loose_numbers
 from enlight_common.web.strict_json import parse_object, printable_name
 
-BODY_SECONDS = 60.0  # nginx hands over a whole body at once; a client without nginx has this long
+_DISCARD_SECONDS = 5.0
 _MAX_ERRORS = 10
 _CHUNK = 256 * 1024
 
@@ -61,30 +61,48 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
     raise InvalidField(first["field"], first["reason"], **more)
 
 
-def read_body(seconds: float = BODY_SECONDS) -> bytes:
-    """The current request's body, at most as long as the app's `max_body_bytes`, within `seconds` in all."""
-    limit = current_app.config["MAX_CONTENT_LENGTH"]
-    too_large = PayloadTooLarge(f"the body must be at most {limit} bytes")
-    if request.content_length is not None and request.content_length > limit:
-        raise too_large
-    chunks: list[bytes] = []
-    length = 0
+def read_body() -> bytes:
+    """The current request's body, within the `max_body_bytes` and `body_seconds` of the app."""
+    limit: int = current_app.config["MAX_CONTENT_LENGTH"]
+    seconds: float = current_app.config["BODY_SECONDS"]
+    stream = get_input_stream(request.environ)
     with _deadline(seconds) as expired:
         try:
-            # a chunked body has no length to look at before it is read
-            while chunk := request.stream.read(_CHUNK):
-                length += len(chunk)
-                if length > limit:
-                    raise too_large
-                chunks.append(chunk)
-        except ClientDisconnected:
-            if not expired.is_set():
-                raise InvalidRequest("the body ended before its length") from None
-        except OSError as error:
+            body = _read_up_to(stream, limit)
+        except PayloadTooLarge:
+            raise
+        except (BlockingIOError, TimeoutError):  # the socket's own timeout: not one byte for long
+            raise RequestTimedOut(f"the body must arrive within {seconds:g} seconds") from None
+        except Exception as error:  # broken chunks and connections, each with gunicorn's own class
             raise InvalidRequest("the body could not be read") from error
     if expired.is_set():
         raise RequestTimedOut(f"the body must arrive within {seconds:g} seconds")
-    return b"".join(chunks)
+    if len(body) < (request.content_length or 0):
+        raise InvalidRequest("the body ended before its length")
+    return body
+
+
+def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
+    chunks: list[bytes] = []
+    length = request.content_length or 0
+    received = 0
+    # A chunked body has no length to look at before it is read.
+    while length <= limit and received <= limit and (chunk := stream.read(_CHUNK)):
+        received += len(chunk)
+        chunks.append(chunk)
+    if length <= limit and received <= limit:
+        return b"".join(chunks)
+    chunks.clear()
+    _discard(stream, limit)
+    raise PayloadTooLarge(f"the body must be at most {limit} bytes")
+
+
+def _discard(stream: IO[bytes], limit: int) -> None:
+    """Take in more of a body that is too long: most clients read no answer before they have sent it all."""
+    with contextlib.suppress(Exception), _deadline(_DISCARD_SECONDS):
+        for _ in range(0, limit + _CHUNK, _CHUNK):
+            if not stream.read(_CHUNK):
+                return
 
 
 @contextlib.contextmanager

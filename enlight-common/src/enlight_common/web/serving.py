@@ -1,8 +1,13 @@
-"""gunicorn's settings, the same for every service."""
+"""gunicorn's settings, the same for every service, and what it leaves open about slow clients."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import socket
+import struct
+from collections.abc import Callable
 from typing import Any
 
 from enlight_common.web.logs import log_settings
@@ -14,11 +19,12 @@ _FIRST_BYTE_SECONDS = 5
 
 
 def gunicorn_settings(
-    *, host: str, port: int, threads: int, grace_s: int, name: str, log_level: str = "INFO"
+    *, host: str, port: int, threads: int, grace_s: int, name: str, log_level: str = "INFO", stall_s: int = 60
 ) -> dict[str, Any]:
     """Settings for a gunicorn of one process and `threads` threads, by gunicorn's names.
 
-    `grace_s` is how long requests in flight may go on after SIGTERM. One process: the model is in its memory.
+    `grace_s` is how long requests in flight may go on after SIGTERM, `stall_s` how long a client may neither
+    take nor send a byte in the middle of a request. One process: the model is in its memory.
     """
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -35,7 +41,7 @@ def gunicorn_settings(
         # loading a large model can do, and everything in flight with it. /healthz tells of a hanging process.
         "timeout": 0,
         # The heartbeat file must not wait for a disk.
-        "worker_tmp_dir": "/dev/shm",
+        "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
         # Several instances on a machine would share its default path.
         "control_socket_disable": True,
         "forwarded_allow_ips": "127.0.0.1,::1",
@@ -44,17 +50,50 @@ def gunicorn_settings(
         "logconfig_dict": log_settings(log_level),
         "accesslog": None,
         "loglevel": log_level.lower(),
-        "when_ready": accept_with_data,
+        "when_ready": functools.partial(_bound_slow_clients, stall_s),
+        "post_worker_init": _close_without_waiting,
     }
 
 
-def accept_with_data(server: Any) -> None:
-    """Let the kernel hand over a connection only when its first bytes are there.
+def _bound_slow_clients(stall_s: int, server: Any) -> None:
+    """Keep silent clients from holding threads; accepted connections inherit a listener's options on Linux.
 
-    gunicorn gives a new connection a thread that waits up to 5 s for data: a few hundred silent clients would
-    keep all threads from answering.
+    gunicorn gives a new connection a thread that waits up to 5 s for its first byte: a few hundred silent
+    clients would hold all of them. With TCP_DEFER_ACCEPT the kernel keeps such connections to itself. Its
+    threads also read and write without a timeout.
     """
-    option = getattr(socket, "TCP_DEFER_ACCEPT", None)  # Linux only
+    timeout = struct.pack("ll", stall_s, 0)
+    first_byte = getattr(socket, "TCP_DEFER_ACCEPT", None)
     for listener in server.LISTENERS:
-        if option is not None and listener.sock.family in (socket.AF_INET, socket.AF_INET6):
-            listener.sock.setsockopt(socket.IPPROTO_TCP, option, _FIRST_BYTE_SECONDS)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        if first_byte is not None and listener.sock.family in (socket.AF_INET, socket.AF_INET6):
+            listener.sock.setsockopt(socket.IPPROTO_TCP, first_byte, _FIRST_BYTE_SECONDS)
+
+
+def _close_without_waiting(worker: Any) -> None:
+    """Let the worker close connections at once.
+
+    gunicorn's main thread waits up to 2 s for each client to close its side first, and accepts nothing
+    meanwhile: a few clients that keep their end open would silence the service.
+    """
+    enqueue: Callable[[Any], None] = worker.enqueue_req
+
+    def enqueue_req(connection: Any) -> None:
+        connection.close = functools.partial(_close, connection)
+        enqueue(connection)
+
+    worker.enqueue_req = enqueue_req
+
+
+def _close(connection: Any, graceful: bool = False) -> None:
+    client: socket.socket = connection.sock
+    with contextlib.suppress(OSError):
+        if graceful:
+            client.setblocking(False)
+            client.shutdown(socket.SHUT_WR)
+            # Unread bytes would make the kernel send a reset, which can destroy the answer on its way.
+            for _ in range(16):
+                if not client.recv(4096):
+                    break
+    client.close()
