@@ -1,0 +1,127 @@
+"""diffusers pipelines: three ways of drawing with one set of weights, and whole fine-tunes kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import PIL.ImageOps
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
+from dreambooth_api.inference.adapters import ModelKey
+from dreambooth_api.inference.request import Drawing, Mode
+from dreambooth_api.models.store import ModelStore
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+
+@dataclass
+class PipelineSet:
+    """One model's text, image and inpaint pipelines, sharing all their weights."""
+
+    text: Any
+    #: The model's own scheduler configuration; each drawing makes a fresh scheduler from it.
+    scheduler_config: Any = field(init=False)
+    _others: dict[Mode, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.text.set_progress_bar_config(disable=True)
+        self.scheduler_config = self.text.scheduler.config
+
+    def of(self, mode: Mode) -> Any:
+        """The pipeline for *mode*, made at its first use."""
+        if mode == "text":
+            return self.text
+        if mode not in self._others:
+            maker = AutoPipelineForImage2Image if mode == "image" else AutoPipelineForInpainting
+            pipeline = maker.from_pipe(self.text)
+            pipeline.set_progress_bar_config(disable=True)
+            self._others[mode] = pipeline
+        return self._others[mode]
+
+    def cut_off(self, prompt: str) -> str | None:
+        """What of *prompt* is beyond the text encoder's tokens, or None where all of it fits."""
+        tokenizer = self.text.tokenizer
+        longest = tokenizer.model_max_length
+        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        if len(tokens) <= longest:
+            return None
+        # The last place is the end mark's, and so is the last token of the untruncated prompt.
+        return str(tokenizer.decode(tokens[longest - 1 : -1], skip_special_tokens=True)).strip()
+
+
+def arguments(drawing: Drawing, pictures: int) -> dict[str, Any]:
+    """Keyword arguments that draw *pictures* pictures of *drawing* in one batch.
+
+    Each picture gets its own prompt and image in the batch, not ``num_images_per_prompt``: diffusers then
+    takes every random number of picture *i*, the encoded image's included, from generator *i*, so that a
+    picture does not depend on its place in the batch.
+    """
+    common: dict[str, Any] = {
+        "prompt": [drawing.prompt] * pictures,
+        "negative_prompt": [drawing.negative_prompt] * pictures,
+        "num_inference_steps": drawing.steps,
+        "guidance_scale": drawing.guidance_scale,
+    }
+    size = (drawing.width, drawing.height)
+    if drawing.image is None:
+        return common | {"width": size[0], "height": size[1]}
+    common |= {"image": [_fitted(drawing.image, size)] * pictures, "strength": drawing.strength}
+    if drawing.mask is not None:
+        mask = _fitted(drawing.mask.convert("L"), size)
+        common |= {"mask_image": [mask] * pictures, "width": size[0], "height": size[1]}
+    return common
+
+
+def _fitted(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """Scaled to cover *size* and cropped around the centre, so that nothing is squeezed."""
+    return PIL.ImageOps.fit(image, size)
+
+
+class FullModels:
+    """Pipelines of whole fine-tunes, least recently used dropped first; each is as big as the base model.
+
+    Not thread-safe: the one drawing thread uses it.
+    """
+
+    def __init__(self, store: ModelStore, device: str, dtype: torch.dtype, *, max_count: int) -> None:
+        self._store = store
+        self._device = device
+        self._dtype = dtype
+        self._max_count = max_count
+        self._loaded: OrderedDict[ModelKey, PipelineSet] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def keys(self) -> list[ModelKey]:
+        """What is loaded, least recently used first."""
+        return list(self._loaded)
+
+    def pipelines(self, key: ModelKey) -> PipelineSet:
+        """The model's pipelines, from memory or from the store.
+
+        Raises:
+            UnknownModel: the store has that version no longer.
+        """
+        if key in self._loaded:
+            self.hits += 1
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        self.misses += 1
+        with self._store.open(key.pinned, key.tenant) as artifact:
+            # Before, not after: two of them may not fit into memory together.
+            while len(self._loaded) >= self._max_count:
+                self._loaded.popitem(last=False)
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                str(artifact.folder),
+                torch_dtype=self._dtype,
+                use_safetensors=True,
+                local_files_only=True,
+            ).to(self._device)
+        self._loaded[key] = PipelineSet(pipeline)
+        return self._loaded[key]

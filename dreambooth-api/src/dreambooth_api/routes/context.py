@@ -1,0 +1,70 @@
+"""What a view needs beside its request: the service, and the places for requests that take long."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from enlight_common.errors import EnlightError
+from enlight_common.web import LongLived, watch_client
+from flask import Flask, current_app
+
+from dreambooth_api.routes.abandoned import AbandonedRuns
+from dreambooth_api.service import Service
+
+_EXTENSION = "dreambooth-api"
+#: Only one training runs at a time; reading the photos of many others at once would only fill the memory.
+_UPLOADS = 4
+
+
+@dataclass
+class Context:
+    """The service and its bounded places, which are half of the threads together.
+
+    Pictures and waits (event streams, synchronous trainings) each have their own quarter, so that
+    neither keeps the other out.
+    """
+
+    service: Service
+    pictures: LongLived = field(init=False)
+    waits: LongLived = field(init=False)
+    uploads: LongLived = field(init=False)
+    abandonable: AbandonedRuns = field(init=False)
+    #: Held while a training's photos are decoded, which takes up to a gigabyte.
+    decoding: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        quarter = self.service.settings.threads // 4
+        self.pictures = LongLived(quarter)
+        self.uploads = LongLived(min(_UPLOADS, quarter // 2))
+        self.waits = LongLived(quarter - self.uploads.limit)
+        self.abandonable = AbandonedRuns(self._give_up)
+
+    def _give_up(self, run_id: str) -> None:
+        """Cancel a run that nobody waits for; it is checkpointed, so the same request resumes it."""
+        with contextlib.suppress(EnlightError):
+            if not self.service.draining and not self.service.trainings.get(run_id).is_terminal:
+                self.service.trainings.cancel(run_id)
+
+    def attach(self, app: Flask) -> None:
+        """Make this the context of *app*'s requests."""
+        app.extensions[_EXTENSION] = self
+
+
+def context_of(app: Flask) -> Context:
+    """The context attached to *app*."""
+    return cast(Context, app.extensions[_EXTENSION])
+
+
+def context() -> Context:
+    """The context of the current request's app."""
+    return context_of(current_app)
+
+
+def watch_work() -> Callable[[], bool]:
+    """Whether the request's work should stop: its client is gone, or the service's grace time is over."""
+    gone, service = watch_client(), context().service
+    return lambda: service.stopping or gone()

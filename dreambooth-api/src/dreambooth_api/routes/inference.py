@@ -1,0 +1,75 @@
+"""``POST /inference``: pictures for a prompt."""
+
+from __future__ import annotations
+
+import base64
+import logging
+
+from enlight_common.errors import EnlightError, ShuttingDown
+from enlight_common.images import encode_image
+from enlight_common.web import documented, parse_body
+from flask import Blueprint, Response, jsonify
+
+from dreambooth_api.inference.picture import Drawn, description, settings_of
+from dreambooth_api.inference.queue import Canceled
+from dreambooth_api.routes.context import context, watch_work
+from dreambooth_api.schemas.inference import InferenceAnswer, InferenceBody, UsedModel
+
+log = logging.getLogger(__name__)
+blueprint = Blueprint("inference", __name__)
+
+
+class ClientLeft(EnlightError):
+    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
+
+    status = 499
+    type = "client-left"
+    title = "The client closed its connection"
+
+
+@blueprint.post("/inference")
+@documented("Draw pictures", body=InferenceBody, answers={200: InferenceAnswer}, tags=["inference"])
+def draw() -> Response:
+    """Draws `num_image` pictures with the base model or with trained ones, and answers when they are done.
+
+    Picture *i* is drawn from `seed` + *i*; the same request with the same seed gives the same pictures.
+    """
+    here = context()
+    service = here.service
+    service.check_open()
+    # Before the body is read: what waits here for its turn holds a thread and its images in memory.
+    with here.pictures.enter("drawing"):
+        request = parse_body(InferenceBody)
+        engine = service.engine
+        prepared = engine.prepare(request.draw_request())
+        try:
+            drawn = service.drawings.run(
+                lambda stop: engine.draw(prepared, stop=stop),
+                pictures=prepared.drawing.num_image,
+                stop=watch_work(),
+            )
+        except Canceled:
+            if service.stopping:
+                raise ShuttingDown("the service is shutting down, the pictures were not finished") from None
+            raise ClientLeft("the client closed its connection") from None
+        return jsonify(_answer(drawn, request.format).model_dump())
+
+
+def _answer(drawn: Drawn, picture_format: str) -> InferenceAnswer:
+    images = []
+    for picture in drawn.pictures:
+        text = description(drawn, picture)
+        data = encode_image(picture.image, picture_format, text=text)  # type: ignore[arg-type]
+        images.append(base64.b64encode(data).decode("ascii"))
+    uses = drawn.models
+    return InferenceAnswer(
+        message="Inference is done.",
+        images=images,
+        seeds=[picture.seed for picture in drawn.pictures],
+        format=picture_format,
+        model=uses[0].model_id if len(uses) == 1 else None,
+        models=[UsedModel(**vars(use)) for use in uses],
+        base=drawn.base,
+        truncated_prompt=drawn.truncated_prompt,
+        settings=settings_of(drawn),
+    )

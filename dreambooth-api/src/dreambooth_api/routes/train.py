@@ -1,0 +1,179 @@
+"""``POST /train``, and what is told of a run while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from enlight_common.errors import Busy, Conflict, NotFound, ShuttingDown, TrainingFailed
+from enlight_common.web import (
+    Event,
+    client_gone,
+    documented,
+    last_event_id,
+    parse_body,
+    preferred_wait,
+    prefers_async,
+    sse,
+)
+from flask import Blueprint, Response, jsonify, send_file, url_for
+
+from dreambooth_api.routes.context import Context, context, watch_work
+from dreambooth_api.schemas.training import TrainAnswer, TrainBody, TrainRequest
+from dreambooth_api.training.options import TrainingOptions
+from dreambooth_api.training.run_state import RunState
+
+blueprint = Blueprint("train", __name__)
+
+TENANT = "default"
+#: Another's photos are decoded in a few seconds; who waits longer than this is told to come again.
+_DECODING_S = 20.0
+_LONGEST_RETRY_S = 600.0
+_INTERRUPTED = "the service is shutting down; the same request goes on from the last checkpoint"
+
+
+@blueprint.post("/train")
+@documented("Learn a subject", body=TrainBody, answers={200: TrainAnswer, 202: RunState}, tags=["training"])
+def train() -> tuple[Response, int] | Response:
+    """Trains a model on photos and answers when it is stored.
+
+    With `Prefer: respond-async` it answers 202 at once, with the run's address in `Location`; with
+    `Prefer: wait=N` it does so after N seconds at the latest. One training runs at a time: 503 with
+    `Retry-After` while another does. The same request again joins the run it started, or goes on with
+    one that was cut short. A synchronous training whose clients have all left is stopped at a checkpoint.
+    """
+    here = context()
+    here.service.check_open()
+    with here.uploads.enter("training"):
+        body = parse_body(TrainBody)
+        options = body.options(here.service.base)
+        run = _start(here, body, options)
+        # The photos' base64 is not to be held for as long as the training takes.
+        del body
+    if prefers_async():
+        here.abandonable.keep(run.run_id)
+        return _accepted(run)
+    return _answer_when_done(here, run)
+
+
+def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunState:
+    """Start the training, or join the one that the same request started.
+
+    A malformed request is told so even while another training runs, as far as that is cheap: everything
+    but the photos was checked before. Decoding those takes seconds and up to a gigabyte, for nothing where
+    they cannot be trained on anyway: a busy instance refuses before, unless the request may be the
+    running one's own.
+    """
+    trainings = here.service.trainings
+    active = trainings.active
+    if active is not None and (active.tenant, active.model_id) != (TENANT, body.OUTPUT_DIR):
+        left = active.seconds_left
+        raise Busy(
+            "another training is running here",
+            retry_after=min(left, _LONGEST_RETRY_S) if left is not None else None,
+        )
+    if not here.decoding.acquire(timeout=_DECODING_S):
+        raise Busy("another training is about to start here")
+    try:
+        run = trainings.start(TENANT, body.OUTPUT_DIR, options, body.photos())
+    finally:
+        here.decoding.release()
+    here.service.run_counts.begin(run.run_id)
+    return run
+
+
+def _answer_when_done(here: Context, run: RunState) -> tuple[Response, int] | Response:
+    with here.waits.enter("synchronous training"), here.abandonable.waiting(run.run_id):
+        done = _wait(here, run.run_id, preferred_wait())
+    if done is None:
+        if client_gone():
+            # Nobody reads the answer; what the run held is given back by `abandonable`.
+            return Response(status=499)
+        if here.service.draining:
+            raise ShuttingDown(_INTERRUPTED, run_id=run.run_id)
+        here.abandonable.keep(run.run_id)
+        return _accepted(here.service.trainings.get(run.run_id))
+    if done.status == "canceled":
+        raise Conflict("the training was canceled", run_id=run.run_id)
+    if done.error_kind == "interrupted":
+        raise ShuttingDown(_INTERRUPTED, run_id=run.run_id)
+    if done.status == "failed":
+        raise TrainingFailed(done.error or "the training failed", run_id=run.run_id)
+    answer = TrainAnswer(
+        message="Training is done.",
+        model_id=done.model_id,
+        version=done.version or "",
+        method=done.method,
+        learning_rate=done.learning_rate_used,
+        steps=done.total,
+        base=done.base_model,
+        run_id=run.run_id,
+    )
+    return jsonify(answer.model_dump())
+
+
+def _wait(here: Context, run_id: str, seconds: float | None) -> RunState | None:
+    """The run's last state, or None where the wait ended before."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    stop = watch_work()
+
+    def over() -> bool:
+        return stop() or (deadline is not None and time.monotonic() >= deadline)
+
+    for state in here.service.trainings.follow(run_id, stop=over):
+        if state is not None and state.is_terminal:
+            return state
+        if over():
+            break
+    return None
+
+
+def _accepted(run: RunState) -> tuple[Response, int]:
+    response = jsonify(run.model_dump())
+    response.headers["Location"] = url_for("train.show_run", run_id=run.run_id)
+    response.headers["Preference-Applied"] = "respond-async"
+    return response, 202
+
+
+@blueprint.get("/train/<run_id>")
+@documented("Tell how a training goes", answers={200: RunState}, tags=["training"])
+def show_run(run_id: str) -> Response:
+    """State, step, of how many, loss and seconds left; of another instance's run as it last noted them."""
+    return jsonify(context().service.trainings.get(run_id).model_dump())
+
+
+@blueprint.get("/train/<run_id>/events")
+@documented("Follow a training", answers={200: "text/event-stream"}, tags=["training"])
+def follow_run(run_id: str) -> Response:
+    """Server-sent events: each new state as `data`, its status as `event`, its number as `id`.
+
+    The stream ends after the last state. A client that sends `Last-Event-ID` gets what came after it.
+    """
+    here = context()
+    trainings = here.service.trainings
+    trainings.get(run_id)  # a 404 now, instead of a stream that ends at once
+    after = last_event_id()
+    slot = here.waits.take("event stream")
+
+    def events() -> Iterator[Event | None]:
+        for state in trainings.follow(run_id, after=after, stop=lambda: here.service.stopping):
+            yield None if state is None else Event(state.model_dump(), state.status, state.sequence)
+
+    return sse(events(), slot=slot)
+
+
+@blueprint.delete("/train/<run_id>")
+@documented("Cancel a training", answers={200: RunState}, tags=["training"])
+def cancel_run(run_id: str) -> Response:
+    """Stops the training; what it checkpointed is kept, and the same request goes on from there."""
+    return jsonify(context().service.trainings.cancel(run_id).model_dump())
+
+
+@blueprint.get("/train/<run_id>/validation.png")
+@documented("Look at the validation picture", answers={200: "image/png"}, tags=["training"])
+def show_validation(run_id: str) -> Response:
+    """The newest picture of `VALIDATION_PROMPT`; 404 before there is one."""
+    path = context().service.trainings.validation_picture(run_id)
+    if path is None:
+        raise NotFound("this run has no validation picture yet")
+    return send_file(path, mimetype="image/png", max_age=0)

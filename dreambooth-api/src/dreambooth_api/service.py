@@ -1,0 +1,132 @@
+"""What one process of the service holds, and when it begins and ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from enlight_common.errors import ShuttingDown, Unavailable
+
+from dreambooth_api.inference.queue import DrawingQueue
+from dreambooth_api.models.bases import resolve_base
+from dreambooth_api.models.store import open_store
+from dreambooth_api.run_counts import RunCounts
+from dreambooth_api.settings import ServiceSettings
+from dreambooth_api.training.runs import Trainings
+
+if TYPE_CHECKING:
+    from dreambooth_api.inference.engine import Engine
+
+log = logging.getLogger(__name__)
+
+#: A started process knows its base model within this time: SD 1.5 from a disk cache takes some 10 s.
+_LOADING_RETRY_S = 5.0
+#: After a failed load, say a hub that cannot be reached, it is tried again.
+_LOAD_AGAIN_S = 15.0
+#: Drawings that the end of the grace time stops have this long to notice and be answered.
+_LAST_STEP_S = 3.0
+
+
+class Service:
+    """The parts behind the routes. ``start`` it once; ``drain`` it before the process leaves."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self.base = resolve_base(settings.base_model)
+        self.store = open_store(settings.store_url)
+        self.trainings = Trainings(
+            settings.data_dir, self.store, settings.instance_name, device=settings.device
+        )
+        self.run_counts = RunCounts(self.trainings)
+        self.drawings = DrawingQueue(limit=settings.threads // 4)
+        self._engine: Engine | None = None
+        self._not_ready = "the base model is being loaded"
+        self._draining = threading.Event()
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Load the base model in the background, so that ``/healthz`` answers meanwhile."""
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+
+    def _load(self) -> None:
+        while not self._draining.is_set():
+            try:
+                # In the drawing thread, so that torch has one pool of threads.
+                self._engine = self.drawings.run(self._loaded_engine, pictures=0, stop=self._draining.is_set)
+                return
+            except Exception as error:
+                log.exception("the base model could not be loaded")
+                self._not_ready = f"the base model could not be loaded ({type(error).__name__}); see the log"
+            self._draining.wait(_LOAD_AGAIN_S)
+
+    def _loaded_engine(self, _stop: object) -> Engine:
+        # torch and diffusers take seconds to import, which no request should wait for.
+        from dreambooth_api.inference.engine import Engine
+
+        engine = Engine(self.base, self.store, device := self.settings.device)
+        started = time.monotonic()
+        engine.load()
+        seconds = round(time.monotonic() - started, 2)
+        log.info(
+            "the base model is loaded", extra={"base": self.base.name, "device": device, "seconds": seconds}
+        )
+        return engine
+
+    @property
+    def ready(self) -> bool | str:
+        """True, or why the service takes no drawings."""
+        if self._draining.is_set():
+            return "the service is shutting down"
+        return True if self._engine is not None else self._not_ready
+
+    @property
+    def loaded_engine(self) -> Engine | None:
+        """The engine, or None while the base model is not in memory yet."""
+        return self._engine
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            Unavailable: the base model is not in memory yet.
+        """
+        if self._engine is None:
+            raise Unavailable(self._not_ready, retry_after=_LOADING_RETRY_S)
+        return self._engine
+
+    def check_open(self) -> None:
+        """Refuse new work once the service is leaving.
+
+        Raises:
+            ShuttingDown: it is.
+        """
+        if self._draining.is_set():
+            raise ShuttingDown("the service is shutting down")
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new work is taken, because the service is leaving."""
+        return self._draining.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the grace time is over and what still runs has to stop."""
+        return self._stopping.is_set()
+
+    def drain(self, grace_s: float) -> None:
+        """Take no new work, checkpoint the training, and give what is being drawn *grace_s* seconds."""
+        if self._draining.is_set():
+            return
+        deadline = time.monotonic() + grace_s
+        self._draining.set()
+        log.info("draining", extra={"grace_s": grace_s})
+        self.trainings.shutdown(grace_s)
+        while self.drawings.busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._stopping.set()
+        deadline = time.monotonic() + _LAST_STEP_S
+        while self.drawings.busy and time.monotonic() < deadline:
+            time.sleep(0.05)

@@ -1,0 +1,55 @@
+"""The service's settings, read from the environment once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from enlight_common.errors import EnlightError
+from enlight_common.settings import Settings
+from pydantic import Field, field_validator
+
+from dreambooth_api.models.bases import TINY, resolve_base
+
+
+class ServiceSettings(Settings):
+    """Each field is the environment variable of its name in capitals."""
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="There is no key to this API: mind who reaches it"
+    )
+    port: int = Field(5000, ge=1, le=65535)
+    instance_name: str = Field("cpu0", pattern=r"^[a-z][a-z0-9]{0,15}$", description="First part of run ids")
+    data_dir: Path = Field(Path("data"), description="Trainings and run states; shared by a node's instances")
+    base_model: str = Field(TINY, min_length=1)
+    model_store_url: str | None = Field(None, description="The folder `models` in DATA_DIR where not given")
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
+    #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
+    threads: int = Field(64, ge=8, le=1024)
+    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
+    max_body_mb: int = Field(128, ge=1, le=2048, description="64 photos of 1.5 MB in base64")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("base_model")
+    @classmethod
+    def _is_supported(cls, value: str) -> str:
+        # Here, so that a misspelt name ends the start, instead of a service that is never ready.
+        try:
+            return resolve_base(value).name
+        except EnlightError as error:
+            raise ValueError(error.detail) from None
+
+    @property
+    def store_url(self) -> str:
+        """Where trained models are kept."""
+        return self.model_store_url or (self.data_dir / "models").resolve().as_uri()
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of a request body in bytes."""
+        return self.max_body_mb * 1024 * 1024

@@ -1,0 +1,42 @@
+"""gunicorn's threaded worker, which says that it is leaving before it stops listening."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from types import FrameType
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from dreambooth_api.app import service_of
+
+log = logging.getLogger(__name__)
+
+
+class DrainingWorker(ThreadWorker):  # type: ignore[misc]
+    """On SIGTERM it drains the service first and leaves then.
+
+    gunicorn's own worker accepts no connection from the signal on: a load balancer's question for
+    ``/readyz`` would hang instead of being told no. This one goes on answering while the service drains.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A thread, because a signal handler holds up the loop that takes connections.
+        threading.Thread(target=self._drain_and_leave, args=(sig, frame), name="drain", daemon=True).start()
+
+    def _drain_and_leave(self, sig: int, frame: FrameType | None) -> None:
+        try:
+            service = service_of(self.wsgi)
+            service.drain(service.settings.grace_s)
+        except Exception:
+            log.exception("draining failed")
+        super().handle_exit(sig, frame)
+
+    def is_parent_alive(self) -> bool:
+        # The master was killed. Whoever starts the service again needs the port at once, and nothing is lost
+        # by leaving at once: the training's child sees its pipe close, and artifacts are published whole.
+        if self.ppid != os.getppid():
+            log.error("the gunicorn master is gone, leaving")
+            os._exit(1)
+        return True
