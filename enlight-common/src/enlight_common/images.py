@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,16 +78,16 @@ def decode_image(
     if len(data) > bounds.max_bytes:
         raise InvalidField(field, f"must be at most {bounds.max_bytes} bytes")
     try:
-        with warnings.catch_warnings():
-            # Our own bound on pixels, checked below, replaces Pillow's warning.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=bounds.formats) as opened:
-                _check_size(opened, field, bounds)
-                _check_parts(opened, data, field, bounds)
-                opened.load()
-                return _convert(_upright(opened), field, mode)
+        with Image.open(io.BytesIO(data), formats=bounds.formats) as opened:
+            _check_size(opened, field, bounds)
+            _check_parts(opened, data, field, bounds)
+            opened.load()
+            return _convert(_upright(opened), field, mode)
     except (InvalidField, MemoryError):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own bound, which comes first where it is the lower one.
+        raise InvalidField(field, f"must have at most {bounds.max_pixels} pixels") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
         names = ", ".join(bounds.formats)
         raise InvalidField(field, f"is not a readable image ({names})") from error

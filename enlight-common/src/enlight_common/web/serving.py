@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import socket
 import struct
@@ -51,7 +52,7 @@ def gunicorn_settings(
         "accesslog": None,
         "loglevel": log_level.lower(),
         "when_ready": functools.partial(_bound_slow_clients, stall_s),
-        "post_worker_init": _close_without_waiting,
+        "post_worker_init": _prepare_worker,
     }
 
 
@@ -71,12 +72,13 @@ def _bound_slow_clients(stall_s: int, server: Any) -> None:
             listener.sock.setsockopt(socket.IPPROTO_TCP, first_byte, _FIRST_BYTE_SECONDS)
 
 
-def _close_without_waiting(worker: Any) -> None:
-    """Let the worker close connections at once.
+def _prepare_worker(worker: Any) -> None:
+    """Send Python's warnings to the log, and let the worker close connections at once.
 
     gunicorn's main thread waits up to 2 s for each client to close its side first, and accepts nothing
     meanwhile: a few clients that keep their end open would silence the service.
     """
+    logging.captureWarnings(True)
     enqueue: Callable[[Any], None] = worker.enqueue_req
 
     def enqueue_req(connection: Any) -> None:
