@@ -100,7 +100,7 @@ def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
 def _discard(stream: IO[bytes], limit: int) -> None:
     """Take in more of a body that is too long: most clients read no answer before they have sent it all."""
     with contextlib.suppress(Exception), _deadline(_DISCARD_SECONDS):
-        for _ in range(0, limit + _CHUNK, _CHUNK):
+        for _ in range(0, 2 * limit, _CHUNK):
             if not stream.read(_CHUNK):
                 return
 
