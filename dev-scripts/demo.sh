@@ -8,25 +8,25 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PORT=${PORT:-2333}
 
 stop_services() {
-    trap '' INT TERM # a second Ctrl-C must not leave half of them running
-    echo "stopping the services"
-    dev-scripts/stop.sh >/dev/null
+  trap '' INT TERM # a second Ctrl-C must not leave half of them running
+  echo "stopping the services"
+  dev-scripts/stop.sh >/dev/null
 }
 
 start_services() {
-    local status=0
-    dev-scripts/status.sh >/dev/null || status=$?
-    if ((status == 0)); then
-        echo "the services are already running; they are used as they are"
-        return
-    fi
-    # With some of them up they are somebody's: what is missing is started, and all are left.
-    if ((status == 3)) && [[ ${KEEP:-} != 1 ]]; then
-        trap stop_services EXIT
-        trap 'exit 130' INT
-        trap 'exit 143' TERM
-    fi
-    dev-scripts/start.sh
+  local status=0
+  dev-scripts/status.sh >/dev/null || status=$?
+  if ((status == 0)); then
+    echo "the services are already running; they are used as they are"
+    return
+  fi
+  # With some of them up they are somebody's: what is missing is started, and all are left.
+  if ((status == 3)) && [[ ${KEEP:-} != 1 ]]; then
+    trap stop_services EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+  fi
+  dev-scripts/start.sh
 }
 
 dev-scripts/setup.sh

@@ -21,146 +21,146 @@ STARTED=()   # names, in the order of their start
 FINISHED=''
 
 main() {
-    if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        print_help
-        exit 0
-    fi
-    check_settings
-    find_nginx
-    prepare_data_dir
-    take_lock
-    plan_instances
-    refuse_other_plan
-    clear_remains
-    check_ports
-    configure_nginx
-    trap stop_what_was_started EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    start_missing
-    wait_until_ready
-    FINISHED=1
-    say ""
-    print_table "${WANTED[@]}"
-    say ""
-    say "Listening on http://$(reachable "$LISTEN"):$PORT"
+  if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    print_help
+    exit 0
+  fi
+  check_settings
+  find_nginx
+  prepare_data_dir
+  take_lock
+  plan_instances
+  refuse_other_plan
+  clear_remains
+  check_ports
+  configure_nginx
+  trap stop_what_was_started EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  start_missing
+  wait_until_ready
+  FINISHED=1
+  say ""
+  print_table "${WANTED[@]}"
+  say ""
+  say "Listening on http://$(reachable "$LISTEN"):$PORT"
 }
 
 # Fills WANTED with the names of the plan, and refuses to mix it with services started for another.
 refuse_other_plan() {
-    local entry name port
-    local -A ports=([nginx]=$PORT)
-    WANTED=()
-    for entry in "${PLAN[@]}"; do
-        read -r name _ port _ <<<"$entry"
-        ports[$name]=$port
-        WANTED+=("$name")
-    done
-    WANTED+=(nginx)
-    while read -r name; do
-        if is_running "$name" && [[ ${ports[$name]:-} != "$RECORD_PORT" ]]; then
-            fail "$name runs on port $RECORD_PORT, which is not what these settings (INSTANCES, BASE_PORT, PORT, DEVICE) ask for: run service_stop.sh first"
-        fi
-    done < <(recorded_names)
+  local entry name port
+  local -A ports=([nginx]=$PORT)
+  WANTED=()
+  for entry in "${PLAN[@]}"; do
+    read -r name _ port _ <<<"$entry"
+    ports[$name]=$port
+    WANTED+=("$name")
+  done
+  WANTED+=(nginx)
+  while read -r name; do
+    if is_running "$name" && [[ ${ports[$name]:-} != "$RECORD_PORT" ]]; then
+      fail "$name runs on port $RECORD_PORT, which is not what these settings (INSTANCES, BASE_PORT, PORT, DEVICE) ask for: run service_stop.sh first"
+    fi
+  done < <(recorded_names)
 }
 
 # Of a service that died, workers may be left that still hold its port.
 clear_remains() {
-    local name
-    while read -r name; do
-        if ! is_running "$name"; then
-            say "$name is recorded but not running: clearing up after it"
-            kill_session "$name"
-            rm -f "$(pid_file "$name")"
-        fi
-    done < <(recorded_names)
+  local name
+  while read -r name; do
+    if ! is_running "$name"; then
+      say "$name is recorded but not running: clearing up after it"
+      kill_session "$name"
+      rm -f "$(pid_file "$name")"
+    fi
+  done < <(recorded_names)
 }
 
 check_ports() {
-    local entry name port taken
-    local -a wanted_ports=()
-    for entry in "${PLAN[@]}"; do
-        read -r name _ port _ <<<"$entry"
-        if ((port == PORT)); then
-            fail "PORT ($PORT) is also the port of $name: set PORT or BASE_PORT to another"
-        fi
-        is_running "$name" || wanted_ports+=("$port")
-    done
-    if ((${#wanted_ports[@]})) && ! taken=$("$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$INSTANCES_HOST" "${wanted_ports[@]}"); then
-        fail "taken by another program: port ${taken//$'\n'/, port }. Set BASE_PORT to the first of ${#PLAN[@]} free ports"
+  local entry name port taken
+  local -a wanted_ports=()
+  for entry in "${PLAN[@]}"; do
+    read -r name _ port _ <<<"$entry"
+    if ((port == PORT)); then
+      fail "PORT ($PORT) is also the port of $name: set PORT or BASE_PORT to another"
     fi
-    if ! is_running nginx && ! "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$LISTEN" "$PORT" >/dev/null; then
-        fail "taken by another program: port $PORT. Set PORT to a free one"
-    fi
+    is_running "$name" || wanted_ports+=("$port")
+  done
+  if ((${#wanted_ports[@]})) && ! taken=$("$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$INSTANCES_HOST" "${wanted_ports[@]}"); then
+    fail "taken by another program: port ${taken//$'\n'/, port }. Set BASE_PORT to the first of ${#PLAN[@]} free ports"
+  fi
+  if ! is_running nginx && ! "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$LISTEN" "$PORT" >/dev/null; then
+    fail "taken by another program: port $PORT. Set PORT to a free one"
+  fi
 }
 
 start_missing() {
-    local entry name host port device
-    for entry in "${PLAN[@]}"; do
-        read -r name host port device <<<"$entry"
-        if is_running "$name"; then
-            say "$name is already running (pid $RECORD_PID)"
-        else
-            say "starting $name on $device, port $port"
-            STARTED+=("$name")
-            start_instance "$name" "$host" "$port" "$device"
-        fi
-    done
-    if is_running nginx; then
-        say "nginx is already running (pid $RECORD_PID)"
+  local entry name host port device
+  for entry in "${PLAN[@]}"; do
+    read -r name host port device <<<"$entry"
+    if is_running "$name"; then
+      say "$name is already running (pid $RECORD_PID)"
     else
-        say "starting nginx on port $PORT"
-        STARTED+=(nginx)
+      say "starting $name on $device, port $port"
+      STARTED+=("$name")
+      start_instance "$name" "$host" "$port" "$device"
     fi
-    start_nginx
+  done
+  if is_running nginx; then
+    say "nginx is already running (pid $RECORD_PID)"
+  else
+    say "starting nginx on port $PORT"
+    STARTED+=(nginx)
+  fi
+  start_nginx
 }
 
 wait_until_ready() {
-    local name state began=$SECONDS told=$SECONDS
-    for name in "${WANTED[@]}"; do
-        while true; do
-            state=$(state_of "$name" readyz)
-            case $state in
-                up) break ;;
-                down) not_ready "$name" "ended while it was starting" ;;
-            esac
-            if ((SECONDS - began >= READY_TIMEOUT_S)); then
-                not_ready "$name" "was not ready after $READY_TIMEOUT_S s (READY_TIMEOUT_S)"
-            fi
-            if ((SECONDS - told >= 5)); then
-                told=$SECONDS
-                say "  waiting for $name, $((SECONDS - began)) s so far"
-            fi
-            sleep 0.3
-        done
+  local name state began=$SECONDS told=$SECONDS
+  for name in "${WANTED[@]}"; do
+    while true; do
+      state=$(state_of "$name" readyz)
+      case $state in
+        up) break ;;
+        down) not_ready "$name" "ended while it was starting" ;;
+      esac
+      if ((SECONDS - began >= READY_TIMEOUT_S)); then
+        not_ready "$name" "was not ready after $READY_TIMEOUT_S s (READY_TIMEOUT_S)"
+      fi
+      if ((SECONDS - told >= 5)); then
+        told=$SECONDS
+        say "  waiting for $name, $((SECONDS - began)) s so far"
+      fi
+      sleep 0.3
     done
+  done
 }
 
 not_ready() {
-    local name=$1 log
-    log=$(instance_log "$name")
-    printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
-    tail -n 30 "$log" | sed 's/^/    /' >&2
-    exit 1
+  local name=$1 log
+  log=$(instance_log "$name")
+  printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
+  tail -n 30 "$log" | sed 's/^/    /' >&2
+  exit 1
 }
 
 stop_what_was_started() {
-    local name
-    local -a instances=()
-    if [[ -n $FINISHED ]] || ((${#STARTED[@]} == 0)); then
-        return
-    fi
-    trap - EXIT
-    say "stopping what was started: ${STARTED[*]}" >&2
-    for name in "${STARTED[@]}"; do
-        [[ $name == nginx ]] || instances+=("$name")
-    done
-    if ((${#instances[@]})); then
-        stop_instances "${instances[@]}"
-    fi
-    if [[ ${STARTED[-1]} == nginx ]]; then
-        stop_nginx
-    fi
+  local name
+  local -a instances=()
+  if [[ -n $FINISHED ]] || ((${#STARTED[@]} == 0)); then
+    return
+  fi
+  trap - EXIT
+  say "stopping what was started: ${STARTED[*]}" >&2
+  for name in "${STARTED[@]}"; do
+    [[ $name == nginx ]] || instances+=("$name")
+  done
+  if ((${#instances[@]})); then
+    stop_instances "${instances[@]}"
+  fi
+  if [[ ${STARTED[-1]} == nginx ]]; then
+    stop_nginx
+  fi
 }
 
 main "$@"

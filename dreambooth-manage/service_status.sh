@@ -14,28 +14,28 @@ source "$MANAGE_DIR/lib/nginx.sh"
 source "$MANAGE_DIR/lib/report.sh"
 
 main() {
-    local -a names
-    if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        print_help
-        exit 0
-    fi
-    check_settings
-    if [[ ! -d $DATA_DIR/pids ]]; then
-        say "nothing is running"
-        exit 3
-    fi
-    mapfile -t names < <(recorded_names)
-    if ((${#names[@]} == 0)); then
-        say "nothing is running"
-        exit 3
-    fi
-    print_table "${names[@]}"
-    if ((UP == ALL)); then
-        exit 0
-    elif ((DOWN == ALL)); then
-        exit 3
-    fi
-    exit 1
+  local -a names
+  if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    print_help
+    exit 0
+  fi
+  check_settings
+  if [[ ! -d $DATA_DIR/pids ]]; then
+    say "nothing is running"
+    exit 3
+  fi
+  mapfile -t names < <(recorded_names)
+  if ((${#names[@]} == 0)); then
+    say "nothing is running"
+    exit 3
+  fi
+  print_table "${names[@]}"
+  if ((UP == ALL)); then
+    exit 0
+  elif ((DOWN == ALL)); then
+    exit 3
+  fi
+  exit 1
 }
 
 main "$@"

@@ -13,34 +13,34 @@ source "$MANAGE_DIR/lib/runtime_process.sh"
 source "$MANAGE_DIR/lib/nginx.sh"
 
 main() {
-    local name
-    local -a names
-    if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        print_help
-        exit 0
-    fi
-    check_settings
-    prepare_data_dir
-    take_lock
-    mapfile -t names < <(recorded_names)
-    if ((${#names[@]} == 0)); then
-        say "nothing is running"
-        exit 0
-    fi
-    say "stopping ${names[*]}"
-    # nginx is asked first and waited for last: it goes on passing the answers that the instances still finish.
-    if is_running nginx; then
-        kill -s QUIT "$RECORD_PID" 2>/dev/null || true
-    fi
-    local -a instances=()
-    for name in "${names[@]}"; do
-        [[ $name == nginx ]] || instances+=("$name")
-    done
-    if ((${#instances[@]})); then
-        stop_instances "${instances[@]}"
-    fi
-    stop_nginx
-    say "stopped"
+  local name
+  local -a names
+  if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    print_help
+    exit 0
+  fi
+  check_settings
+  prepare_data_dir
+  take_lock
+  mapfile -t names < <(recorded_names)
+  if ((${#names[@]} == 0)); then
+    say "nothing is running"
+    exit 0
+  fi
+  say "stopping ${names[*]}"
+  # nginx is asked first and waited for last: it goes on passing the answers that the instances still finish.
+  if is_running nginx; then
+    kill -s QUIT "$RECORD_PID" 2>/dev/null || true
+  fi
+  local -a instances=()
+  for name in "${names[@]}"; do
+    [[ $name == nginx ]] || instances+=("$name")
+  done
+  if ((${#instances[@]})); then
+    stop_instances "${instances[@]}"
+  fi
+  stop_nginx
+  say "stopped"
 }
 
 main "$@"

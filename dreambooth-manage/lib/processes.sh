@@ -7,114 +7,114 @@
 # The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later.
 
 pid_file() {
-    printf '%s/pids/%s.pid' "$DATA_DIR" "$1"
+  printf '%s/pids/%s.pid' "$DATA_DIR" "$1"
 }
 
 # Reads /proc/<pid>/stat into STAT_STATE, STAT_SESSION and STAT_STARTED; fails when there is no such process.
 read_stat() {
-    local line
-    local -a fields
-    { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
-    read -ra fields <<<"${line##*) }" # the name, in brackets before the state, may hold spaces
-    STAT_STATE=${fields[0]} STAT_SESSION=${fields[3]} STAT_STARTED=${fields[19]}
+  local line
+  local -a fields
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${line##*) }" # the name, in brackets before the state, may hold spaces
+  STAT_STATE=${fields[0]} STAT_SESSION=${fields[3]} STAT_STARTED=${fields[19]}
 }
 
 # Whether a process has that number and is more than a remainder that its parent has not collected.
 is_alive() {
-    read_stat "$1" && [[ $STAT_STATE != [ZX] ]]
+  read_stat "$1" && [[ $STAT_STATE != [ZX] ]]
 }
 
 # Names of everything that has a pid file, sorted.
 recorded_names() {
-    local file
-    for file in "$DATA_DIR"/pids/*.pid; do
-        [[ -e $file ]] && basename "$file" .pid
-    done
-    return 0
+  local file
+  for file in "$DATA_DIR"/pids/*.pid; do
+    [[ -e $file ]] && basename "$file" .pid
+  done
+  return 0
 }
 
 # Reads a pid file into RECORD_PID, RECORD_STARTED, RECORD_HOST, RECORD_PORT and RECORD_DEVICE.
 read_record() {
-    local file
-    file=$(pid_file "$1")
-    RECORD_PID='' RECORD_STARTED='' RECORD_HOST='' RECORD_PORT='' RECORD_DEVICE=''
-    [[ -r $file ]] || return 1
-    read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE <"$file" || true
-    [[ $RECORD_PID =~ ^[1-9][0-9]*$ ]]
+  local file
+  file=$(pid_file "$1")
+  RECORD_PID='' RECORD_STARTED='' RECORD_HOST='' RECORD_PORT='' RECORD_DEVICE=''
+  [[ -r $file ]] || return 1
+  read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE <"$file" || true
+  [[ $RECORD_PID =~ ^[1-9][0-9]*$ ]]
 }
 
 # Whether the process that the record speaks of is there.
 is_running() {
-    read_record "$1" && is_alive "$RECORD_PID" && [[ $STAT_STARTED == "$RECORD_STARTED" ]]
+  read_record "$1" && is_alive "$RECORD_PID" && [[ $STAT_STARTED == "$RECORD_STARTED" ]]
 }
 
 # Pids of the record's session: the process and all it started, also when the process itself is gone.
 session_pids() {
-    local pid
-    read_record "$1" || return 0
-    if is_alive "$RECORD_PID" && [[ $STAT_STARTED != "$RECORD_STARTED" ]]; then
-        return 0 # the number belongs to another process now, and with it the session
+  local pid
+  read_record "$1" || return 0
+  if is_alive "$RECORD_PID" && [[ $STAT_STARTED != "$RECORD_STARTED" ]]; then
+    return 0 # the number belongs to another process now, and with it the session
+  fi
+  for pid in /proc/[0-9]*; do
+    pid=${pid#/proc/}
+    if is_alive "$pid" && [[ $STAT_SESSION == "$RECORD_PID" ]]; then
+      printf '%s\n' "$pid"
     fi
-    for pid in /proc/[0-9]*; do
-        pid=${pid#/proc/}
-        if is_alive "$pid" && [[ $STAT_SESSION == "$RECORD_PID" ]]; then
-            printf '%s\n' "$pid"
-        fi
-    done
+  done
 }
 
 # start_detached NAME HOST PORT DEVICE LOG COMMAND…  starts the command as the leader of a new session and records it.
 start_detached() {
-    local name=$1 host=$2 port=$3 device=$4 log=$5 pid
-    shift 5
-    # In the background of a script a process leads no group, so setsid keeps the number.
-    setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
-    pid=$!
-    STAT_STARTED=0 # if it is gone already
-    read_stat "$pid" || true
-    printf '%s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" >"$(pid_file "$name")"
+  local name=$1 host=$2 port=$3 device=$4 log=$5 pid
+  shift 5
+  # In the background of a script a process leads no group, so setsid keeps the number.
+  setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
+  pid=$!
+  STAT_STARTED=0 # if it is gone already
+  read_stat "$pid" || true
+  printf '%s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" >"$(pid_file "$name")"
 }
 
 # stop_recorded SIGNAL SECONDS NAME…  asks the leaders, waits so long, then kills what is left of their sessions.
 stop_recorded() {
-    local signal=$1 seconds=$2 name deadline
-    shift 2
-    for name in "$@"; do
-        if is_running "$name"; then
-            kill -s "$signal" "$RECORD_PID" 2>/dev/null || true
-        fi
+  local signal=$1 seconds=$2 name deadline
+  shift 2
+  for name in "$@"; do
+    if is_running "$name"; then
+      kill -s "$signal" "$RECORD_PID" 2>/dev/null || true
+    fi
+  done
+  deadline=$((SECONDS + seconds))
+  for name in "$@"; do
+    while is_running "$name" && ((SECONDS < deadline)); do
+      sleep 0.2
     done
-    deadline=$((SECONDS + seconds))
-    for name in "$@"; do
-        while is_running "$name" && ((SECONDS < deadline)); do
-            sleep 0.2
-        done
-        if is_running "$name"; then
-            say "$name did not end within $seconds s: killed"
-        fi
-        kill_session "$name"
-        rm -f "$(pid_file "$name")"
-    done
+    if is_running "$name"; then
+      say "$name did not end within $seconds s: killed"
+    fi
+    kill_session "$name"
+    rm -f "$(pid_file "$name")"
+  done
 }
 
 # Ends what is left of a session: a leader past its time, or workers and children of one that died.
 kill_session() {
-    local name=$1 tries
-    local -a pids
-    for ((tries = 0; tries < 50; tries++)); do
-        mapfile -t pids < <(session_pids "$name")
-        ((${#pids[@]})) || return 0
-        kill -s KILL "${pids[@]}" 2>/dev/null || true
-        sleep 0.1
-    done
-    fail "$name left processes that cannot be killed: ${pids[*]}"
+  local name=$1 tries
+  local -a pids
+  for ((tries = 0; tries < 50; tries++)); do
+    mapfile -t pids < <(session_pids "$name")
+    ((${#pids[@]})) || return 0
+    kill -s KILL "${pids[@]}" 2>/dev/null || true
+    sleep 0.1
+  done
+  fail "$name left processes that cannot be killed: ${pids[*]}"
 }
 
 # An address to reach what listens on the one given.
 reachable() {
-    case $1 in
-        0.0.0.0 | '*') printf 127.0.0.1 ;;
-        '[::]') printf '[::1]' ;;
-        *) printf '%s' "$1" ;;
-    esac
+  case $1 in
+    0.0.0.0 | '*') printf 127.0.0.1 ;;
+    '[::]') printf '[::1]' ;;
+    *) printf '%s' "$1" ;;
+  esac
 }

@@ -42,60 +42,60 @@ DATA_DIR=${DATA_DIR:-$ROOT/data}
 readonly MOST_INSTANCES=11
 
 fail() {
-    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
-    exit 1
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
 }
 
 say() {
-    printf '%s\n' "$*"
+  printf '%s\n' "$*"
 }
 
 # The script's own header comment is its help.
 print_help() {
-    sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$0"
-    printf '\nSettings, from the environment:\n'
-    sed -n '4,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$MANAGE_DIR/lib/settings.sh"
+  sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$0"
+  printf '\nSettings, from the environment:\n'
+  sed -n '4,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$MANAGE_DIR/lib/settings.sh"
 }
 
 need_number() {
-    local name=$1 least=$2 most=$3 value=${!1}
-    if ! [[ $value =~ ^[0-9]{1,9}$ ]] || ((10#$value < least || 10#$value > most)); then
-        fail "$name must be a whole number from $least to $most"
-    fi
+  local name=$1 least=$2 most=$3 value=${!1}
+  if ! [[ $value =~ ^[0-9]{1,9}$ ]] || ((10#$value < least || 10#$value > most)); then
+    fail "$name must be a whole number from $least to $most"
+  fi
 }
 
 check_settings() {
-    need_number PORT 1 65535
-    need_number BASE_PORT 1 65535
-    need_number READY_TIMEOUT_S 1 86400
-    need_number GRACE_S 0 3600
-    need_number MAX_BODY_MB 1 2048
-    need_number TRAIN_TIMEOUT_S 1 2592000
-    need_number DRAW_TIMEOUT_S 1 86400
-    need_number NGINX_WORKERS 1 512
-    if [[ -n $INSTANCES ]]; then
-        need_number INSTANCES 1 "$MOST_INSTANCES"
-    fi
-    [[ $LISTEN =~ ^[][A-Za-z0-9.:_-]+$ ]] || fail "LISTEN must be an address"
-    [[ $INSTANCES_HOST =~ ^[A-Za-z0-9.:_-]+$ ]] || fail "INSTANCES_HOST must be an address"
-    [[ $DEVICE =~ ^(cpu)?$ ]] || fail "DEVICE must be cpu, or unset to use the GPUs there are"
-    [[ $ENLIGHT_RUNTIME == process ]] \
-        || fail "ENLIGHT_RUNTIME must be process (instances as processes of this machine); there is no other here"
-    [[ -x $VENV_PYTHON ]] || fail "there is no Python environment yet: run dev-scripts/setup.sh first"
-    local command
-    for command in flock setsid; do
-        command -v "$command" >/dev/null || fail "$command is missing: install util-linux"
-    done
+  need_number PORT 1 65535
+  need_number BASE_PORT 1 65535
+  need_number READY_TIMEOUT_S 1 86400
+  need_number GRACE_S 0 3600
+  need_number MAX_BODY_MB 1 2048
+  need_number TRAIN_TIMEOUT_S 1 2592000
+  need_number DRAW_TIMEOUT_S 1 86400
+  need_number NGINX_WORKERS 1 512
+  if [[ -n $INSTANCES ]]; then
+    need_number INSTANCES 1 "$MOST_INSTANCES"
+  fi
+  [[ $LISTEN =~ ^[][A-Za-z0-9.:_-]+$ ]] || fail "LISTEN must be an address"
+  [[ $INSTANCES_HOST =~ ^[A-Za-z0-9.:_-]+$ ]] || fail "INSTANCES_HOST must be an address"
+  [[ $DEVICE =~ ^(cpu)?$ ]] || fail "DEVICE must be cpu, or unset to use the GPUs there are"
+  [[ $ENLIGHT_RUNTIME == process ]] \
+    || fail "ENLIGHT_RUNTIME must be process (instances as processes of this machine); there is no other here"
+  [[ -x $VENV_PYTHON ]] || fail "there is no Python environment yet: run dev-scripts/setup.sh first"
+  local command
+  for command in flock setsid; do
+    command -v "$command" >/dev/null || fail "$command is missing: install util-linux"
+  done
 }
 
 # Makes the data folder's own folders and turns DATA_DIR into an absolute path.
 prepare_data_dir() {
-    mkdir -p "$DATA_DIR"/{pids,logs,nginx} || fail "DATA_DIR cannot be written"
-    DATA_DIR=$(cd "$DATA_DIR" && pwd)
+  mkdir -p "$DATA_DIR"/{pids,logs,nginx} || fail "DATA_DIR cannot be written"
+  DATA_DIR=$(cd "$DATA_DIR" && pwd)
 }
 
 # One start or stop at a time for a data folder. Whatever is started must not keep descriptor 9: it is the lock.
 take_lock() {
-    exec 9>"$DATA_DIR/pids/lock"
-    flock -w "$((READY_TIMEOUT_S + GRACE_S + 30))" 9 || fail "another start or stop is still at work in DATA_DIR"
+  exec 9>"$DATA_DIR/pids/lock"
+  flock -w "$((READY_TIMEOUT_S + GRACE_S + 30))" 9 || fail "another start or stop is still at work in DATA_DIR"
 }
