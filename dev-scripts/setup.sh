@@ -72,11 +72,13 @@ if [[ ! -x $venv/bin/python ]] || ! new_enough "$venv/bin/python" || ! "$venv/bi
 fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --require-virtualenv)
+# Several GB take a while: whoever watches sees how far it is.
+[[ -t 1 ]] || pip+=(--quiet)
 echo "setup.sh: installing packages (several GB the first time)"
 rm -f "$stamp"
 # setuptools first, pinned: the packages are then built with it and not with whatever is newest.
-"${pip[@]}" install --quiet --retries 8 --constraint constraints.txt setuptools
-"${pip[@]}" install --quiet --retries 8 --constraint constraints.txt --no-build-isolation \
+"${pip[@]}" install --retries 8 --constraint constraints.txt setuptools
+"${pip[@]}" install --retries 8 --constraint constraints.txt --no-build-isolation \
   --requirement requirements-dev.txt --editable enlight-common --editable dreambooth-api
 fingerprint >"$stamp.new"
 mv "$stamp.new" "$stamp"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from enlight_common.errors import EnlightError, InvalidField, InvalidRequest
-from enlight_common.web.strict_json import MAX_DEPTH, MAX_TOKENS, parse_object, printable_name
+from enlight_common.web.strict_json import MAX_DEPTH, MAX_QUOTES, MAX_TOKENS, parse_object, printable_name
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +49,18 @@ def test_takes_as_many_levels_as_the_bound_and_not_one_more():
         parse_object(nested(MAX_DEPTH + 1))
 
 
+@given(st.lists(clean_text | st.text(alphabet='\\"[]', max_size=8), max_size=6), st.integers(0, 40))
+def test_levels_are_counted_right_whatever_the_strings_before_them_hold(texts: list[str], levels: int):
+    raw = json.dumps({"a": texts, "b": 1})[:-1].encode() + b', "c": ' + b"[" * levels + b"]" * levels + b"}"
+    if levels == 0:
+        raw = json.dumps({"a": texts}).encode()
+    if levels + 1 <= MAX_DEPTH:
+        assert parse_object(raw) == json.loads(raw)
+    else:
+        with pytest.raises(InvalidRequest, match="nested at most"):
+            parse_object(raw)
+
+
 def test_brackets_inside_strings_do_not_count_as_levels():
     assert parse_object(json.dumps({"a": "[" * 1000, '"[\\': '\\"[' * 1000}).encode())
 
@@ -72,7 +84,9 @@ def test_brackets_inside_strings_do_not_count_as_levels():
         pytest.param(b'{"a": ' + b"9" * 5000 + b"}", id="an integer of 5,000 digits"),
         pytest.param(b'{"a": "\n"}', id="a raw control character"),
         pytest.param(b'{"a": [' + b"1," * MAX_TOKENS + b"1]}", id="too many values"),
-        pytest.param(b'{"a": "' + b'\\"' * 500_000, id="a string that never ends"),
+        pytest.param(b'{"a": "' + b'\\"' * 400_000, id="a string that never ends"),
+        pytest.param(b'{"a": "' + b'\\"' * MAX_QUOTES + b'"}', id="too many quotation marks"),
+        pytest.param(b'{"a": "b\\\\", ' + b"[" * 40, id="levels after a string that ends in a backslash"),
     ],
 )
 def test_refuses_as_a_bad_request(raw: bytes):
