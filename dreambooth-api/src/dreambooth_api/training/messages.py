@@ -92,15 +92,15 @@ def to_json(message: Message) -> str:
     )
 
 
+class NotAMessage(ValueError):
+    """A line that none of our processes wrote."""
+
+
 def from_json(line: str | bytes) -> Message:
-    """The message in a line. Raises ValueError for anything else."""
-    value = json.loads(line)
-    if not isinstance(value, dict):
-        raise ValueError("a message is a JSON object")
-    kind = _TYPES.get(value.pop("type", ""))
-    if kind is None:
-        raise ValueError("unknown type of message")
+    """The message in a line. Raises NotAMessage for anything else."""
     try:
+        value = json.loads(line)
+        kind = _TYPES[value.pop("type")]
         return kind(**value)
-    except TypeError as error:
-        raise ValueError(f"not the fields of {kind.__name__}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotAMessage("not a line of ours") from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from dreambooth_api.training.messages import MAX_LINE_BYTES, Failed, Message, Outcome, from_json
+from dreambooth_api.training.messages import MAX_LINE_BYTES, Failed, Message, NotAMessage, Outcome, from_json
 from dreambooth_api.training.workspace import Workspace
 
 _STOP = b"stop\n"
@@ -50,7 +50,7 @@ class TrainerProcess:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             while line := lines.readline(MAX_LINE_BYTES):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(NotAMessage):
                     message = from_json(line)
                     if isinstance(message, Outcome):
                         outcome = message

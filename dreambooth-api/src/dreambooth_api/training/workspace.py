@@ -27,7 +27,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from dreambooth_api.models.artifact import new_version
-from dreambooth_api.training.messages import Finished, from_json, to_json
+from dreambooth_api.training.messages import Finished, NotAMessage, from_json, to_json
 from dreambooth_api.training.options import TrainingOptions, identity
 from dreambooth_api.training.photos import Framing, read_png, shrink, write_photos
 
@@ -152,7 +152,7 @@ class Workspace:
         """What the run ended with, if it came to its end but was not published yet."""
         try:
             message = from_json((self.folder / "finished.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, NotAMessage):
             return None
         return message if isinstance(message, Finished) and self.result.is_dir() else None
 
