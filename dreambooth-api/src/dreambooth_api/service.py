@@ -64,7 +64,9 @@ class Service:
     def _loaded_engine(self, _stop: object) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
         from dreambooth_api.inference.engine import Engine
+        from dreambooth_api.inference.quiet import quieten_libraries
 
+        quieten_libraries()
         engine = Engine(self.base, self.store, device := self.settings.device)
         started = time.monotonic()
         engine.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from enlight_common.errors import EnlightError
 from enlight_common.settings import Settings
@@ -43,6 +44,13 @@ class ServiceSettings(Settings):
             return resolve_base(value).name
         except EnlightError as error:
             raise ValueError(error.detail) from None
+
+    @field_validator("model_store_url")
+    @classmethod
+    def _is_a_folder(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in ("", "file"):
+            raise ValueError("must be a file:// URL or a folder")
+        return value or None
 
     @property
     def store_url(self) -> str:

@@ -33,6 +33,11 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]
             log.exception("draining failed")
         super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        # Ctrl-C. Python would wait here for the training's thread to end, and that for its child.
+        self.alive = False
+        os._exit(0)
+
     def is_parent_alive(self) -> bool:
         # The master was killed. Whoever starts the service again needs the port at once, and nothing is lost
         # by leaving at once: the training's child sees its pipe close, and artifacts are published whole.

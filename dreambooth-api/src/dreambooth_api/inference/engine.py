@@ -134,12 +134,18 @@ class Engine:
     def _manifest(self, wanted: WeightedModel, tenant: str) -> Manifest:
         with self._store.open(wanted.model_id, tenant) as artifact:
             manifest = artifact.manifest
-        if manifest.method == "lora" and manifest.base.name != self.base.name:
-            raise WrongBaseModel(
-                f"this adapter was trained on {manifest.base.name}, this service draws with {self.base.name}",
-                field="model_id",
-            )
+        if manifest.method == "lora":
+            self._check_base(manifest)
         return manifest
+
+    def _check_base(self, manifest: Manifest) -> None:
+        theirs, ours = manifest.base, self.base
+        if theirs.name != ours.name:
+            reason = f"this adapter was trained on {theirs.name}, this service draws with {ours.name}"
+            raise WrongBaseModel(f"model_id: {reason}", field="model_id")
+        if theirs.revision and ours.revision and theirs.revision != ours.revision:
+            reason = f"this adapter was trained on another revision of {ours.name} than this service's"
+            raise WrongBaseModel(f"model_id: {reason}", field="model_id")
 
     def draw(
         self, request: DrawRequest | Prepared, *, stop: Stop = lambda: False, on_step: OnStep | None = None

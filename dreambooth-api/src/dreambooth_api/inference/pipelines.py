@@ -47,11 +47,12 @@ class PipelineSet:
         """What of *prompt* is beyond the text encoder's tokens, or None where all of it fits."""
         tokenizer = self.text.tokenizer
         longest = tokenizer.model_max_length
-        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        if len(tokens) <= longest:
+        tokens = tokenizer(prompt, truncation=False, return_offsets_mapping=True)
+        if len(tokens.input_ids) <= longest:
             return None
-        # The last place is the end mark's, and so is the last token of the untruncated prompt.
-        return str(tokenizer.decode(tokens[longest - 1 : -1], skip_special_tokens=True)).strip()
+        # The last place is the end mark's: this token is the first that finds none.
+        begins_at = tokens.offset_mapping[longest - 1][0]
+        return prompt[begins_at:].strip()
 
 
 def arguments(drawing: Drawing, pictures: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,13 +15,14 @@ class AbandonedRuns:
         """*give_up(run_id)* is called for a run that nobody waits for; it may be over already."""
         self._give_up = give_up
         self._waiting: Counter[str] = Counter()
-        self._kept: set[str] = set()
+        # One run goes on at a time: those of long ago need not be known.
+        self._kept: deque[str] = deque(maxlen=64)
         self._lock = threading.Lock()
 
     def keep(self, run_id: str) -> None:
         """The run was promised to a client that comes back for it."""
         with self._lock:
-            self._kept.add(run_id)
+            self._kept.append(run_id)
 
     @contextmanager
     def waiting(self, run_id: str) -> Iterator[None]:

@@ -44,16 +44,19 @@ def train() -> tuple[Response, int] | Response:
     """
     here = context()
     here.service.check_open()
-    with here.uploads.enter("training"):
-        body = parse_body(TrainBody)
-        options = body.options(here.service.base)
-        run = _start(here, body, options)
-        # The photos' base64 is not to be held for as long as the training takes.
-        del body
     if prefers_async():
+        run = _read_and_start(here)
         here.abandonable.keep(run.run_id)
         return _accepted(run)
-    return _answer_when_done(here, run)
+    # The place to wait is taken first: a 503 must mean that no training was started.
+    with here.waits.enter("synchronous training"):
+        return _answer_when_done(here, _read_and_start(here))
+
+
+def _read_and_start(here: Context) -> RunState:
+    with here.uploads.enter("training"):
+        body = parse_body(TrainBody)
+        return _start(here, body, body.options(here.service.base))
 
 
 def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunState:
@@ -83,7 +86,7 @@ def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunSt
 
 
 def _answer_when_done(here: Context, run: RunState) -> tuple[Response, int] | Response:
-    with here.waits.enter("synchronous training"), here.abandonable.waiting(run.run_id):
+    with here.abandonable.waiting(run.run_id):
         done = _wait(here, run.run_id, preferred_wait())
     if done is None:
         if client_gone():

@@ -1,0 +1,251 @@
+"""Pictures are plain diffusers' own, the same at any number, and no model leaves a trace in another's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from dreambooth_api.inference.engine import Engine, EngineLimits
+from dreambooth_api.inference.picture import Drawn
+from dreambooth_api.inference.queue import Canceled
+from dreambooth_api.inference.request import DrawRequest, WeightedModel
+from dreambooth_api.inference.schedulers import SAMPLERS
+from dreambooth_api.models.artifact import Artifact
+from dreambooth_api.models.store import ModelStore
+from enlight_common.errors import InvalidField, UnknownModel, WrongBaseModel
+from PIL import Image
+from service_parts import SAME, difference, photo, plain_pipeline, publish_adapter, publish_full
+
+PROMPT = "a red shoe on the grass"
+SHORT = DrawRequest(PROMPT, num_image=1, steps=3, guidance_scale=4.0, seed=11)
+
+
+@pytest.fixture(scope="module")
+def adapters(store: ModelStore) -> dict[str, Artifact]:
+    return {
+        "one": publish_adapter(store, "one", seed=1),
+        "two": publish_adapter(store, "two", seed=2),
+        "wordy": publish_adapter(store, "wordy", seed=3, text_encoder=True),
+        "other-base": publish_adapter(store, "other-base", seed=4, base="another/base"),
+    }
+
+
+@pytest.fixture(scope="module")
+def full(store: ModelStore) -> Artifact:
+    return publish_full(store, "whole", seed=5)
+
+
+def with_models(*models: tuple[str, float], **changes: Any) -> DrawRequest:
+    chosen = tuple(WeightedModel(name, weight) for name, weight in models)
+    return replace(SHORT, models=chosen, **changes)
+
+
+def first(drawn: Drawn) -> Image.Image:
+    return drawn.pictures[0].image
+
+
+def plain_picture(pipeline: Any, **changes: Any) -> Image.Image:
+    """The picture of ``SHORT`` by diffusers without any code of ours."""
+    return pipeline(
+        PROMPT,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=torch.Generator("cpu").manual_seed(11),
+        **changes,
+    ).images[0]
+
+
+def test_a_base_picture_is_plain_diffusers_own(engine: Engine) -> None:
+    assert difference(first(engine.draw(SHORT)), plain_picture(plain_pipeline())) <= SAME
+
+
+@pytest.mark.parametrize("name", ["one", "wordy"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_picture_with_an_adapter_is_plain_diffusers_own(
+    engine: Engine, adapters: dict[str, Artifact], name: str, scale: float
+) -> None:
+    pipeline = plain_pipeline()
+    pipeline.load_lora_weights(str(adapters[name].folder))
+    expected = plain_picture(pipeline, cross_attention_kwargs={"scale": scale})
+    drawn = first(engine.draw(with_models((name, 1.0), lora_scale=scale)))
+    assert difference(drawn, expected) <= SAME
+    assert difference(drawn, first(engine.draw(SHORT))) > 10 * SAME
+
+
+def test_a_picture_with_several_adapters_is_plain_diffusers_own(
+    engine: Engine, adapters: dict[str, Artifact]
+) -> None:
+    pipeline = plain_pipeline()
+    for name in ("one", "wordy"):
+        pipeline.load_lora_weights(str(adapters[name].folder), adapter_name=name)
+    pipeline.set_adapters(["one", "wordy"], [0.7, 0.4])
+    drawn = first(engine.draw(with_models(("one", 0.7), ("wordy", 0.4))))
+    assert difference(drawn, plain_picture(pipeline)) <= SAME
+
+
+def test_a_picture_of_a_full_fine_tune_is_plain_diffusers_own(engine: Engine, full: Artifact) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(str(full.folder))
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = first(engine.draw(with_models(("whole", 1.0))))
+    assert difference(drawn, plain_picture(pipeline)) <= SAME
+    assert difference(drawn, first(engine.draw(SHORT))) > 10 * SAME
+
+
+def test_no_model_leaves_a_trace_in_the_next_picture(
+    engine: Engine, adapters: dict[str, Artifact], full: Artifact
+) -> None:
+    before = first(engine.draw(SHORT))
+    alone = first(engine.draw(with_models(("one", 1.0))))
+    for name in ("wordy", "whole", "two"):
+        engine.draw(with_models((name, 1.0)))
+        assert difference(first(engine.draw(SHORT)), before) == 0
+        assert difference(first(engine.draw(with_models(("one", 1.0)))), alone) == 0
+
+
+def test_an_adapter_is_dropped_when_too_many_are_loaded_and_comes_back_the_same(
+    engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
+) -> None:
+    small = Engine(engine.base, store, limits=EngineLimits(max_adapters=2))
+    small.load()
+    base_picture, picture = first(small.draw(SHORT)), first(small.draw(with_models(("one", 1.0))))
+    small.draw(with_models(("two", 1.0)))
+    small.draw(with_models(("wordy", 1.0)))
+    assert [key.model_id for key in small.loaded] == ["two", "wordy"]
+    assert difference(first(small.draw(SHORT)), base_picture) == 0
+    assert difference(first(small.draw(with_models(("one", 1.0)))), picture) == 0
+    assert small.cache_counts == (0, 4)
+    small.draw(with_models(("one", 1.0)))
+    assert small.cache_counts == (1, 4)
+
+
+def test_adapters_together_larger_than_allowed_are_dropped(
+    engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
+) -> None:
+    small = Engine(engine.base, store, limits=EngineLimits(max_adapter_bytes=adapters["one"].bytes))
+    small.load()
+    small.draw(with_models(("one", 1.0), ("two", 1.0)))
+    assert len(small.loaded) == 2, "one drawing may need more than is kept"
+    small.draw(with_models(("two", 1.0)))
+    assert [key.model_id for key in small.loaded] == ["two"]
+
+
+def test_a_new_version_is_drawn_by_its_id_and_the_old_one_by_its_version(
+    engine: Engine, store: ModelStore
+) -> None:
+    old = publish_adapter(store, "renewed", seed=20)
+    before = first(engine.draw(with_models(("renewed", 1.0))))
+    publish_adapter(store, "renewed", seed=21)
+    assert difference(first(engine.draw(with_models(("renewed", 1.0)))), before) > 10 * SAME
+    pinned = f"renewed@{old.manifest.version}"
+    assert difference(first(engine.draw(with_models((pinned, 1.0)))), before) == 0
+
+
+CASES = {
+    "text": {},
+    "image": {"image": photo(), "strength": 0.7},
+    "inpaint": {"image": photo(), "mask": Image.new("L", (96, 96), 255).rotate(45), "strength": 0.7},
+    "inpaint all": {"image": photo(), "mask": Image.new("L", (96, 96), 255), "strength": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_picture_is_the_same_alone_and_among_others(engine: Engine, case: str) -> None:
+    request = replace(SHORT, **CASES[case], num_image=3)
+    with_small_batches = Engine(engine.base, engine._store, limits=EngineLimits(max_batch=2))
+    with_small_batches._base_pipelines, with_small_batches._adapters = (
+        engine._base_pipelines,
+        engine._adapters,
+    )
+    together, split = engine.draw(request), with_small_batches.draw(request)
+    assert [picture.seed for picture in together.pictures] == [11, 12, 13]
+    for picture, other in zip(together.pictures, split.pictures, strict=True):
+        alone = first(engine.draw(replace(request, num_image=1, seed=picture.seed)))
+        assert difference(picture.image, alone) <= SAME
+        assert difference(picture.image, other.image) <= SAME
+    assert difference(together.pictures[0].image, together.pictures[1].image) > 10 * SAME
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_the_same_picture_among_others(engine: Engine, sampler: str) -> None:
+    request = replace(SHORT, scheduler=sampler, num_image=2)
+    pictures = engine.draw(request).pictures
+    alone = first(engine.draw(replace(request, num_image=1, seed=12)))
+    assert difference(pictures[1].image, alone) <= SAME
+
+
+def test_a_sampler_by_its_class_name_is_diffusers_own(engine: Engine) -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    pipeline = plain_pipeline()
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    drawn = first(engine.draw(replace(SHORT, scheduler="EulerDiscreteScheduler")))
+    assert difference(drawn, plain_picture(pipeline)) <= SAME
+
+
+def test_an_adapter_of_another_base_is_refused(engine: Engine, adapters: dict[str, Artifact]) -> None:
+    with pytest.raises(WrongBaseModel, match="another/base"):
+        engine.prepare(with_models(("other-base", 1.0)))
+
+
+def test_an_adapter_of_another_revision_of_the_base_is_refused(engine: Engine, store: ModelStore) -> None:
+    publish_adapter(store, "outdated", seed=6, revision="0" * 40)
+    with pytest.raises(WrongBaseModel, match="revision"):
+        engine.prepare(with_models(("outdated", 1.0)))
+
+
+def test_an_unknown_model_is_refused(engine: Engine) -> None:
+    with pytest.raises(UnknownModel):
+        engine.prepare(with_models(("nobody", 1.0)))
+
+
+def test_a_full_fine_tune_is_not_mixed_with_others(
+    engine: Engine, adapters: dict[str, Artifact], full: Artifact
+) -> None:
+    with pytest.raises(InvalidField, match="alone"):
+        engine.prepare(with_models(("one", 1.0), ("whole", 1.0)))
+
+
+def test_a_model_deleted_while_its_drawing_waits_is_unknown_and_harms_nothing(
+    engine: Engine, store: ModelStore
+) -> None:
+    publish_adapter(store, "short-lived", seed=30)
+    before = first(engine.draw(SHORT))
+    prepared = engine.prepare(with_models(("short-lived", 1.0)))
+    store.delete("short-lived")
+    with pytest.raises(UnknownModel):
+        engine.draw(prepared)
+    assert difference(first(engine.draw(SHORT)), before) == 0
+
+
+def test_a_drawing_stops_between_steps_and_leaves_the_engine_fit(
+    engine: Engine, adapters: dict[str, Artifact]
+) -> None:
+    before = first(engine.draw(SHORT))
+    steps: list[int] = []
+    request = with_models(("one", 1.0), steps=20)
+    with pytest.raises(Canceled):
+        engine.draw(request, stop=lambda: len(steps) == 2, on_step=lambda done, _: steps.append(done))
+    assert steps == [1, 2]
+    assert difference(first(engine.draw(SHORT)), before) == 0
+
+
+def test_what_a_prompt_loses_is_told(engine: Engine) -> None:
+    words = [f"word{number}" for number in range(100)]
+    drawn = engine.draw(replace(SHORT, prompt=" ".join(words)))
+    cut = drawn.truncated_prompt
+    assert cut is not None
+    assert " ".join(words).endswith(cut)
+    kept = " ".join(words).removesuffix(cut)
+    assert engine.draw(replace(SHORT, prompt=kept)).truncated_prompt is None
+    assert difference(first(engine.draw(replace(SHORT, prompt=kept))), first(drawn)) <= SAME
+    assert engine.draw(SHORT).truncated_prompt is None
+
+
+def test_a_picture_from_a_picture_keeps_its_shape(engine: Engine) -> None:
+    wide = photo(side=200).crop((0, 0, 200, 100))
+    drawn = first(engine.draw(replace(SHORT, image=wide)))
+    assert drawn.size == (176, 88), "twice as wide as high, of the trained area, in steps of 8"

@@ -1,0 +1,104 @@
+"""Drawings are made one at a time in order of arrival; who goes away leaves no gap."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from dreambooth_api.inference.queue import Canceled, DrawingQueue
+from enlight_common.errors import Overloaded
+
+WITHIN_S = 10
+
+
+def never() -> bool:
+    return False
+
+
+class HeldQueue:
+    """A queue whose first drawing lasts until it is let go, with more waiting behind it."""
+
+    def __init__(self, limit: int) -> None:
+        self.queue = DrawingQueue(limit)
+        self.go_on = threading.Event()
+        self.drawn: list[str] = []
+        self._threads = ThreadPoolExecutor(8)
+        self.first = self.submit("first", wait=True)
+        until(lambda: self.queue.busy and self.queue.length == 0)
+
+    def submit(self, name: str, *, wait: bool = False, stop: Callable[[], bool] = never) -> Future[str]:
+        def draw(_stop: Callable[[], bool]) -> str:
+            if wait:
+                assert self.go_on.wait(WITHIN_S)
+            self.drawn.append(name)
+            return name
+
+        waiting = self.queue.length
+        future = self._threads.submit(self.queue.run, draw, pictures=1, stop=stop)
+        if not wait:
+            until(lambda: self.queue.length == waiting + 1 or future.done())
+        return future
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_drawings_are_made_in_order_of_arrival() -> None:
+    held = HeldQueue(limit=5)
+    futures = [held.submit(name) for name in ("second", "third", "fourth")]
+    held.go_on.set()
+    assert [future.result(WITHIN_S) for future in futures] == ["second", "third", "fourth"]
+    assert held.drawn == ["first", "second", "third", "fourth"]
+    until(lambda: not held.queue.busy)
+
+
+def test_more_than_the_limit_are_refused_with_a_time_to_come_again() -> None:
+    held = HeldQueue(limit=2)
+    waiting = [held.submit("second"), held.submit("third")]
+    with pytest.raises(Overloaded) as refused:
+        held.queue.run(lambda _: "fourth", pictures=1, stop=never)
+    assert refused.value.retry_after == 3, "three pictures of a second each are ahead"
+    held.go_on.set()
+    for future in waiting:
+        future.result(WITHIN_S)
+    assert held.queue.run(lambda _: "fifth", pictures=1, stop=never) == "fifth"
+
+
+def test_who_leaves_while_waiting_gives_up_the_place() -> None:
+    held = HeldQueue(limit=1)
+    gone = threading.Event()
+    leaver = held.submit("leaver", stop=gone.is_set)
+    gone.set()
+    with pytest.raises(Canceled):
+        leaver.result(WITHIN_S)
+    assert held.queue.length == 0
+    after = held.submit("after")
+    held.go_on.set()
+    assert after.result(WITHIN_S) == "after"
+    assert held.drawn == ["first", "after"]
+
+
+def test_a_drawing_that_fails_fails_its_own_caller_only() -> None:
+    queue = DrawingQueue(limit=1)
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        queue.run(fail, pictures=1, stop=never)
+    assert queue.run(lambda _: "next", pictures=1, stop=never) == "next"
+    assert queue.pictures_drawn == 1
+
+
+def test_the_time_to_wait_follows_recent_drawings() -> None:
+    queue = DrawingQueue(limit=1)
+    queue.run(lambda _: time.sleep(0.2), pictures=2, stop=never)
+    assert 0.1 <= queue.seconds_per_picture < 1
+    assert queue.seconds_ahead() == 0
