@@ -29,11 +29,11 @@ globals().update(
         threads=THREADS,
         grace_s=5,
         name="served",
-        stall_s=1,  # shorter than in service, like the body's time: the tests of slow clients end sooner
+        stall_s=5,  # shorter than in service, like the body's time: the tests of slow clients end sooner
     )
 )
 
-app = create_app(__name__, max_body_bytes=MAX_BODY_BYTES, ready=lambda: True, body_seconds=2.0)
+app = create_app(__name__, max_body_bytes=MAX_BODY_BYTES, ready=lambda: True, body_seconds=10.0)
 slots = LongLived(THREADS // 2, retry_after=7)
 seen = {"held": 0, "gone": 0, "streams": 0, "closed": 0}
 

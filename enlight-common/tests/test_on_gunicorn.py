@@ -126,10 +126,11 @@ def test_an_event_stream_goes_on_after_the_last_event_the_client_saw(server: Ser
 
 
 def test_an_event_stream_ends_when_its_client_goes_away(server: Server):
-    before = seen(server)["closed"]
+    before = seen(server)["streams"]
     with server.connect() as client:
         client.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(10)
+        assert seen(server)["streams"] == before + 1
     assert wait_until(lambda: seen(server)["closed"] == before + 1)
     assert wait_until(lambda: seen(server)["taken"] == 0)
 
@@ -148,7 +149,7 @@ def test_a_client_that_sends_all_of_a_body_over_the_limit_can_read_the_413(serve
 
 def test_a_chunked_body_is_read_and_one_over_the_limit_refused(server: Server):
     def post(size: int) -> httpx.Response:
-        parts = iter([b'{"text": "', *[b"a" * 1000] * (size // 1000), b'"}'])
+        parts = iter([b'{"text": "', *[b"a" * 100_000] * (size // 100_000), b'"}'])
         headers = {"Content-Type": "application/json"}
         return httpx.post(f"{server.url}/length", content=parts, headers=headers, timeout=30)
 
@@ -156,9 +157,21 @@ def test_a_chunked_body_is_read_and_one_over_the_limit_refused(server: Server):
     assert post(MAX_BODY_BYTES + 100_000).status_code == 413
 
 
-def test_a_body_that_drips_is_refused_with_408(server: Server):
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(
+            post_head("/length", "Content-Length: 1000", "Connection: close") + b'{"text": "', id="long"
+        ),
+        pytest.param(
+            post_head("/length", "Transfer-Encoding: chunked", "Connection: close") + b'3e8\r\n{"text": "',
+            id="chunked",
+        ),
+    ],
+)
+def test_a_body_that_drips_is_refused_with_408(server: Server, start: bytes):
     with server.connect() as client:
-        client.sendall(post_head("/length", "Content-Length: 1000", "Connection: close") + b'{"text": "')
+        client.sendall(start)
         client.settimeout(0.2)
         text = b""
         for _ in range(300):

@@ -66,17 +66,19 @@ def read_body() -> bytes:
     limit: int = current_app.config["MAX_CONTENT_LENGTH"]
     seconds: float = current_app.config["BODY_SECONDS"]
     stream = get_input_stream(request.environ)
+    too_slow = RequestTimedOut(f"the body must arrive within {seconds:g} seconds")
     with _deadline(seconds) as expired:
         try:
             body = _read_up_to(stream, limit)
         except PayloadTooLarge:
             raise
-        except (BlockingIOError, TimeoutError):  # the socket's own timeout: not one byte for long
-            raise RequestTimedOut(f"the body must arrive within {seconds:g} seconds") from None
         except Exception as error:  # broken chunks and connections, each with gunicorn's own class
+            # The socket's own timeout, not one byte for long, is one of these two.
+            if expired.is_set() or isinstance(error, (BlockingIOError, TimeoutError)):
+                raise too_slow from error
             raise InvalidRequest("the body could not be read") from error
     if expired.is_set():
-        raise RequestTimedOut(f"the body must arrive within {seconds:g} seconds")
+        raise too_slow
     if len(body) < (request.content_length or 0):
         raise InvalidRequest("the body ended before its length")
     return body
