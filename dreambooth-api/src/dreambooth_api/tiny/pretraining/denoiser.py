@@ -28,6 +28,7 @@ from .schedule import warm_stable_decay
 
 log = logging.getLogger(__name__)
 
+BATCH = 32
 WORDINGS = 2  # captions per picture
 UNSAID = 0.1  # share of pictures trained without a caption, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR gamma (Hang et al. 2023)
@@ -66,12 +67,13 @@ def train(
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     first = _restore(out, model, averaged)
+    torch.manual_seed(first)
     noiser = DDPMScheduler.from_config(architecture.scheduler().config)
     alphas = noiser.alphas_cumprod.to(device)
     started, running = time.monotonic(), 0.0
     for step in range(first, steps):
         small = step < small_share * steps
-        latents, states = _draw(examples, small, 64 if small else 32, device)
+        latents, states = _draw(examples, small, BATCH, device)
         noise = torch.randn_like(latents)
         noise += OFFSET_NOISE * torch.randn(len(latents), 4, 1, 1, device=device)
         times = torch.randint(0, 1000, (len(latents),), device=device)
