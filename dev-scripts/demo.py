@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the subject's photos")
     parser.add_argument("--output", type=Path, default=ROOT / "demo-output", help="folder for the pictures")
     arguments = parser.parse_args()
+    # Its script ends it by TERM; it then leaves as on Ctrl-C, which bash keeps from background processes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     timeout = httpx.Timeout(30.0, read=600.0)
     try:
         with httpx.Client(base_url=arguments.url, timeout=timeout) as client:

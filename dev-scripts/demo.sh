@@ -6,11 +6,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PORT=${PORT:-2333}
+client=''
 
-stop_services() {
-  trap '' INT TERM # a second Ctrl-C must not leave half of them running
-  echo "stopping the services"
-  dev-scripts/stop.sh >/dev/null
+main() {
+  trap 'leave 130' INT
+  trap 'leave 143' TERM
+  dev-scripts/setup.sh
+  start_services
+  # In the background, because bash would wait for its end before it follows a trap.
+  .venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:$PORT" --output demo-output &
+  client=$!
+  wait "$client"
 }
 
 start_services() {
@@ -23,12 +29,22 @@ start_services() {
   # With some of them up they are somebody's: what is missing is started, and all are left.
   if ((status == 3)) && [[ ${KEEP:-} != 1 ]]; then
     trap stop_services EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
   fi
   dev-scripts/start.sh
 }
 
-dev-scripts/setup.sh
-start_services
-.venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:$PORT" --output demo-output
+stop_services() {
+  trap '' INT TERM # a second Ctrl-C must not leave half of them running
+  echo "stopping the services"
+  dev-scripts/stop.sh >/dev/null
+}
+
+leave() {
+  if [[ -n $client ]]; then
+    kill -s TERM "$client" 2>/dev/null || true # it cancels its training
+    wait "$client" || true
+  fi
+  exit "$1"
+}
+
+main "$@"
