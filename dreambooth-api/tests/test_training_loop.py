@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 import torch
 from dreambooth_api.models.bases import load_pipeline, resolve_base
+from dreambooth_api.training.learner import Learner
 from dreambooth_api.training.loop import Diverged, train
 from dreambooth_api.training.messages import Message, Preparing, Progress, Stopped, Validation
 from PIL import Image
 from safetensors.torch import load_file
-from training_parts import lora_change, options, random_base, relative_difference, train_here, workspace_for
+from training_parts import (
+    lora_change,
+    options,
+    poison,
+    random_base,
+    relative_difference,
+    train_here,
+    workspace_for,
+)
 
 
 def draw(pipeline: Any, seed: int = 1, size: int = 64) -> np.ndarray:
@@ -76,6 +85,34 @@ def test_a_lora_with_text_encoder_changes_what_plain_diffusers_draws(tmp_path: P
         "default_0": 0.5
     }
     assert np.abs(draw(pipeline) - before).max() > 2
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention+feedforward", "all"])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_every_trained_layer_is_read_back_by_plain_diffusers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, targets: str
+) -> None:
+    random_base(tmp_path / "bases" / "small", family)
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
+    base = resolve_base("small")
+    trained: Any = load_pipeline(base, torch.float32)
+    asked = options(base_model="small", lora_targets=targets, train_text_encoder=True).resolved(base)
+    learner = Learner(trained, asked)
+    with torch.no_grad():
+        for parameter in learner.parameters().values():
+            parameter.normal_()
+    learner.export(tmp_path / "result", half=False)
+    read: Any = load_pipeline(base, torch.float32)
+    read.load_lora_weights(tmp_path / "result")
+    for part in learner.modules:
+        weights = {
+            name.replace(".default_0.", ".default."): value
+            for name, value in getattr(read, part).state_dict().items()
+            if "lora" in name
+        }
+        expected = {n: value for n, value in getattr(trained, part).state_dict().items() if "lora" in n}
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_the_file_gives_back_the_adapter_that_was_trained(tmp_path: Path) -> None:
@@ -167,10 +204,12 @@ def test_a_full_fine_tune_of_sdxl_loads_again(tmp_path: Path, monkeypatch: pytes
     assert draw(DiffusionPipeline.from_pretrained(finished.folder)).shape == (64, 64, 3)
 
 
-def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path) -> None:
+def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_base(tmp_path / "bases" / "small", "sd1")
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
     prior = {"class_prompt": "a shoe", "num_class_images": 2}
     heard: list[Message] = []
-    train_here(workspace_for(tmp_path, options(steps=2, prior_preservation=prior)), heard)
+    train_here(workspace_for(tmp_path, options(base_model="small", steps=2, prior_preservation=prior)), heard)
     assert [message.total for message in heard if isinstance(message, Preparing) and message.total] == [2]
     kept = sorted((tmp_path / "class-images").glob("*/*.png"))
     assert [path.name for path in kept] == ["0000.png", "0001.png"]
@@ -178,24 +217,30 @@ def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path) -> None:
 
     kept[1].write_bytes(before[1][:50])  # damaged: drawn again, as it was
     heard.clear()
-    train_here(workspace_for(tmp_path, options(steps=2, seed=9, prior_preservation=prior)), heard)
+    train_here(
+        workspace_for(tmp_path, options(base_model="small", steps=2, seed=9, prior_preservation=prior)), heard
+    )
     assert [(m.done, m.total) for m in heard if isinstance(m, Preparing) and m.total] == [(1, 2)]
     assert kept[0].read_bytes() == before[0]
     assert Image.open(kept[1]).size == (64, 64)
 
 
-def test_the_prior_changes_what_is_learned(tmp_path: Path) -> None:
+def test_the_prior_changes_what_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_base(tmp_path / "bases" / "small", "sd1")
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
     prior = {"class_prompt": "a shoe", "num_class_images": 1, "weight": 1.0}
-    without = train_here(workspace_for(tmp_path / "a", options(steps=2)))
-    beside = train_here(workspace_for(tmp_path / "b", options(steps=2, prior_preservation=prior)))
+    without = train_here(workspace_for(tmp_path / "a", options(base_model="small", steps=2)))
+    asked = options(base_model="small", steps=2, prior_preservation=prior)
+    beside = train_here(workspace_for(tmp_path / "b", asked))
     assert relative_difference(lora_change(Path(without.folder)), lora_change(Path(beside.folder))) > 0.1
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_base(tmp_path / "bases" / "small", "sd1")
+    poison(tmp_path / "bases" / "small")
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
     with pytest.raises(Diverged, match="learning rate"):
-        train_here(
-            workspace_for(tmp_path, options(learning_rate=1.0, method="full", max_grad_norm=1000.0, steps=60))
-        )
+        train_here(workspace_for(tmp_path, options(base_model="small")))
 
 
 def test_nothing_that_is_written_is_pickled(tmp_path: Path) -> None:

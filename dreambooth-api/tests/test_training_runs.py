@@ -19,7 +19,16 @@ from dreambooth_api.training.publication import publish
 from dreambooth_api.training.run_state import RunFiles, RunState, new_run_id
 from dreambooth_api.training.runs import Trainings
 from enlight_common.errors import Busy, Conflict, InvalidField, NotFound, ShuttingDown, UnsupportedBaseModel
-from training_parts import lora_change, options, photos, relative_difference, train_here, workspace_for
+from training_parts import (
+    lora_change,
+    options,
+    photos,
+    poison,
+    random_base,
+    relative_difference,
+    train_here,
+    workspace_for,
+)
 
 _LIMIT_S = 240.0  # for what takes seconds on a free machine
 
@@ -226,10 +235,14 @@ def test_a_service_that_is_killed_leaves_no_child_and_its_run_is_told_to_have_fa
     trainings.cancel(again.run_id)
 
 
-def test_a_diverged_run_says_so_and_the_next_may_start(make: Callable[..., Trainings]) -> None:
+def test_a_diverged_run_says_so_and_the_next_may_start(
+    tmp_path: Path, make: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_base(tmp_path / "bases" / "small", "sd1")
+    poison(tmp_path / "bases" / "small")
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
     trainings = make()
-    hopeless = options(learning_rate=1.0, method="full", max_grad_norm=1000.0, steps=60)
-    last = ended(trainings, trainings.start("default", "shoe", hopeless, photos()).run_id)
+    last = ended(trainings, trainings.start("default", "shoe", options(base_model="small"), photos()).run_id)
     assert (last.status, last.error_kind) == ("failed", "diverged")
     assert "learning rate" in (last.error or "")
     assert trainings.active is None

@@ -13,7 +13,7 @@ from dreambooth_api.training.messages import Finished, Message
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.workspace import Workspace, prepare_job
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 PROMPT = "a sks shoe"
 #: Small pictures and few steps: the same code, quickly.
@@ -62,12 +62,12 @@ def train_here(workspace: Workspace, heard: list[Message] | None = None) -> Fini
 
 
 def lora_change(folder: Path) -> torch.Tensor:
-    """What a LoRA adds to the weights, up times down of each layer, as one vector."""
+    """What a LoRA adds to the weights, B times A of each layer, as one vector."""
     weights = load_file(folder / "pytorch_lora_weights.safetensors")
     changes = [
-        (weights[name.replace(".down.", ".up.")].flatten(1) @ weight.flatten(1)).flatten()
+        (weights[name.replace("lora_A", "lora_B")].flatten(1) @ weight.flatten(1)).flatten()
         for name, weight in sorted(weights.items())
-        if name.endswith(".down.weight")
+        if name.endswith("lora_A.weight")
     ]
     return torch.cat(changes)
 
@@ -158,3 +158,11 @@ def random_base(folder: Path, family: str) -> None:
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def poison(folder: Path) -> None:
+    """Make one weight of a pipeline's UNet no number, so that every loss is none."""
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"][0] = float("nan")
+    save_file(weights, path)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -116,7 +115,9 @@ class Learner:
             if name != "unet" and not hasattr(module, "text_model"):
                 # transformers 5 left this level out of CLIPTextModel; all readers know the keys with it.
                 state = {f"text_model.{key}": value for key, value in state.items()}
-            layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
+            # peft's own names. In the older ones that diffusers' examples convert to, a file that holds both
+            # attention and other layers is read back without the attention layers, and without a word.
+            layers[f"{name}_lora_layers"] = state
             layers[f"{name}_lora_adapter_metadata"] = module.peft_config["default"].to_dict()
         self.pipeline.save_lora_weights(folder, safe_serialization=True, weight_name=LORA_WEIGHTS, **layers)
 

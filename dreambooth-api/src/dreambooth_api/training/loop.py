@@ -58,8 +58,8 @@ def train(
 
         loss = 0.0
         for _ in range(options.gradient_accumulation_steps):
+            batch = setup.material.next(setup.randomness)
             with accelerator.autocast():
-                batch = setup.material.next(setup.randomness)
                 errors = setup.objective(unet, batch.latents, batch.embeddings, batch.added, setup.randomness)
                 share = (errors * batch.weights).sum() / options.gradient_accumulation_steps
             accelerator.backward(share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from dreambooth_api.training.messages import MAX_LINE_BYTES, Failed, Message, No
 from dreambooth_api.training.workspace import Workspace
 
 _STOP = b"stop\n"
+_SILENCE_S = 3600.0  # a step takes minutes at most; the download of a base model may take longer
+_STALLED = "the training process was silent for an hour, and was killed"
 _LEAVE_S = 10.0  # after its last word the child has this long to end
 
 
@@ -36,6 +39,7 @@ class TrainerProcess:
                 env={**os.environ, **environment},
             )
         self._gone = threading.Event()
+        self._stalled = False
         self._killing = threading.Lock()
 
     @property
@@ -43,21 +47,37 @@ class TrainerProcess:
         return self._process.pid
 
     def messages(self) -> Iterator[Message]:
-        """What the child tells until it is gone, an outcome last: if it died without one, a Failed that
-        says how.
+        """What the child tells until it is gone, an outcome last: if it died without one, a Failed that says
+        how.
         """
-        outcome: Message | None = None
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            while line := lines.readline(MAX_LINE_BYTES):
-                with contextlib.suppress(NotAMessage):
-                    message = from_json(line)
-                    if isinstance(message, Outcome):
-                        outcome = message
-                        break  # what follows is only its end
+        for line in self._lines():
+            with contextlib.suppress(NotAMessage):
+                message = from_json(line)
+                if isinstance(message, Outcome):
+                    self._reap()
                     yield message
+                    return  # what may follow is only its end
+                yield message
         status = self._reap()
-        yield outcome if outcome is not None else Failed("killed", _cause_of_death(status))
+        yield Failed("killed", _STALLED if self._stalled else _cause_of_death(status))
+
+    def _lines(self) -> Iterator[bytes]:
+        """Standard output, line by line; a child that is silent for too long is killed."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        rest = b""
+        while True:
+            if not poll.poll(_SILENCE_S * 1000):
+                self._stalled = True
+                self.kill()
+            chunk = os.read(descriptor, 65_536)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[-MAX_LINE_BYTES:]
+            yield from lines
 
     def ask_to_stop(self) -> None:
         """Have it save a checkpoint after its present step, and leave."""
@@ -80,6 +100,7 @@ class TrainerProcess:
             self._gone.set()
             status = self._process.wait()
         _close(self._process.stdin)
+        _close(self._process.stdout)
         return status
 
 
