@@ -36,9 +36,11 @@ def huge_png() -> str:
 
 def endless_gif() -> str:
     """Frames by the thousand."""
-    frames = [Image.new("P", (16, 16), number % 256) for number in range(3000)]
+    frames = [Image.new("L", (16, 16), number % 256) for number in range(2000)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    with Image.open(buffer) as gif:
+        assert gif.n_frames == len(frames)  # type: ignore[attr-defined]
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -78,7 +80,6 @@ TRAIN_FIELDS: dict[str, tuple[str, Any]] = {
     "an empty prompt": ("INSTANCE_PROMPT", ""),
     "a lone surrogate": ("INSTANCE_PROMPT", "\ud800"),
     "captions that do not match": ("CAPTION_LIST", ["one", "two"]),
-    "class images without a class": ("NUM_CLASS_IMAGES", 5),
     "an unsupported base": ("MODEL_NAME", "someone/unheard-of"),
     "a base from a path": ("MODEL_NAME", "../../etc"),
     "a base from a url": ("MODEL_NAME", "https://example.com/model"),
@@ -229,6 +230,10 @@ def test_an_unknown_sampler_is_told_which_there_are(client: FlaskClient) -> None
 
 def test_a_seed_that_runs_over_with_its_pictures_is_refused(client: FlaskClient) -> None:
     refused(client, "/inference", DRAW | {"seed": 2**63 - 2, "num_image": 3}, "seed")
+
+
+def test_class_images_need_a_class(client: FlaskClient) -> None:
+    refused(client, "/train", TRAIN | {"NUM_CLASS_IMAGES": 5}, "CLASS_PROMPT")
 
 
 def test_a_mask_of_another_size_is_refused(client: FlaskClient) -> None:
