@@ -39,7 +39,7 @@ class RunningService:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dreambooth_api"],
-                env={**os.environ, "THREADS": "16", "GRACE_S": "60", **self._settings},
+                env={**os.environ, "THREADS": "16", "GRACE_S": "240", **self._settings},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
