@@ -22,4 +22,4 @@ globals().update(
         log_level=_settings.log_level,
     )
 )
-worker_class = "dreambooth_api.worker.DrainingWorker"
+worker_class = "dreambooth_api.draining.DrainingWorker"

@@ -23,7 +23,7 @@ class ServiceSettings(Settings):
     instance_name: str = Field("cpu0", pattern=r"^[a-z][a-z0-9]{0,15}$", description="First part of run ids")
     data_dir: Path = Field(Path("data"), description="Trainings and run states; shared by a node's instances")
     base_model: str = Field(TINY, min_length=1)
-    model_store_url: str | None = Field(None, description="The folder `models` in DATA_DIR where not given")
+    model_store_url: str | None = Field(None, description="The folder `store` in DATA_DIR where not given")
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
@@ -55,7 +55,7 @@ class ServiceSettings(Settings):
     @property
     def store_url(self) -> str:
         """Where trained models are kept."""
-        return self.model_store_url or (self.data_dir / "models").resolve().as_uri()
+        return self.model_store_url or (self.data_dir / "store").resolve().as_uri()
 
     @property
     def max_body_bytes(self) -> int:

@@ -56,7 +56,7 @@ class InferenceBody(_Strict):
     num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(None, ge=0, le=30)
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Picture i is drawn from seed + i")
-    scheduler: str | None = Field(None, max_length=64, json_schema_extra={"enum": list(SAMPLERS)})
+    scheduler: str | None = Field(None, max_length=64, json_schema_extra={"enum": [*SAMPLERS, None]})
     lora_scale: Weight = Field(1.0, description="Multiplies the weights of all adapters")
     format: Literal["png", "jpeg", "webp"] = "png"
     image: Base64Image | None = Field(None, description="Draw from this picture")

@@ -135,7 +135,9 @@ def _encode_pictures(
         pixels = pool.batch(array, np.arange(start, min(start + 64, len(array))), device)
         for name, sized in (("full", pixels), ("small", F.avg_pool2d(pixels, 2))):
             posterior = vae.encode(sized).latent_dist
-            parts[f"{name}.mean"].append((posterior.mean * vae.config.scaling_factor).half().cpu().contiguous())
+            parts[f"{name}.mean"].append(
+                (posterior.mean * vae.config.scaling_factor).half().cpu().contiguous()
+            )
             parts[f"{name}.std"].append((posterior.std * vae.config.scaling_factor).half().cpu().contiguous())
         if start % 3200 == 0:
             log.info("encoded %d pictures", start)
