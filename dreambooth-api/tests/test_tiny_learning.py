@@ -56,7 +56,7 @@ def compare(
 def assert_learned(outcome: Outcome) -> None:
     assert outcome.trained.image_similarity > outcome.base.image_similarity + 0.1
     assert outcome.base.palette < 0.01
-    assert outcome.trained.palette > 0.03
+    assert outcome.trained.palette > 0.02
     assert outcome.trained.background >= 0.8
     assert outcome.trained.object >= 0.8
 
