@@ -6,8 +6,11 @@ import os
 import time
 from collections.abc import Iterator
 
-# Before torch is imported: drawing and a training's child share the cores, see dreambooth_api/__main__.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from dreambooth_api import openmp
+
+# Before torch is imported, as the service's start does.
+for name, value in openmp.WAITING.items():
+    os.environ.setdefault(name, value)
 
 import pytest
 from dreambooth_api.app import create_app

@@ -7,6 +7,7 @@ import sys
 
 from enlight_common.settings import SettingsError
 
+from dreambooth_api import openmp
 from dreambooth_api.settings import ServiceSettings
 
 _BAD_SETTINGS = 2
@@ -22,9 +23,8 @@ def main() -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(_complain(f"DATA_DIR cannot be made: {error.strerror}"))
-    # The service and its training child compute side by side. OpenMP's threads wait for work by spinning
-    # unless told otherwise; two such pools on the same cores were measured to slow both down 50 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in openmp.WAITING.items():
+        os.environ.setdefault(name, value)
     command = [sys.executable, "-m", "gunicorn", "-c", "python:dreambooth_api.gunicorn_config"]
     os.execv(sys.executable, [*command, "dreambooth_api.app:create_app()"])
 

@@ -13,13 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+from dreambooth_api import openmp
 from dreambooth_api.training.messages import MAX_LINE_BYTES, Failed, Message, NotAMessage, Outcome, from_json
 from dreambooth_api.training.workspace import Workspace
 
 _STOP = b"stop\n"
-# OpenMP's threads spin while they wait, unless told otherwise: beside a service that draws on the same
-# cores, a step then takes many times as long.
-_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 _SILENCE_S = 3600.0  # a step takes minutes at most; the download of a base model may take longer
 _STALLED = "the training process was silent for an hour, and was killed"
 _LEAVE_S = 10.0  # after its last word the child has this long to end
@@ -39,7 +37,7 @@ class TrainerProcess:
                 start_new_session=True,
                 # The child keeps the workspace locked should this process die before it.
                 pass_fds=(workspace.lock,),
-                env={**_DEFAULTS, **os.environ, **environment},
+                env={**openmp.WAITING, **os.environ, **environment},
             )
         self._gone = threading.Event()
         self._stalled = False
