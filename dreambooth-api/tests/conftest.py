@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dreambooth_api import openmp
 
 # Before torch is imported, as the service's start does.
-for name, value in openmp.WAITING.items():
-    os.environ.setdefault(name, value)
+os.environ.update({**openmp.WAITING, **os.environ})
 
 import pytest
 from dreambooth_api.app import create_app
