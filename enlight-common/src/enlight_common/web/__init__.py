@@ -1,9 +1,9 @@
 """The Flask side of every service. The only place in `enlight_common` that imports Flask."""
 
-from enlight_common.web.factory import ServiceInfo, create_app
+from enlight_common.web.factory import create_app
 from enlight_common.web.logs import current_request_id, current_traceparent, log_settings
 from enlight_common.web.metrics import registry_of
-from enlight_common.web.openapi import Problem, documented
+from enlight_common.web.openapi import Problem, ServiceInfo, documented
 from enlight_common.web.parsing import Body, parse_body
 from enlight_common.web.serving import gunicorn_settings
 from enlight_common.web.streams import (

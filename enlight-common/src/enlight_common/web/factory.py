@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from flask import Flask
 
 from enlight_common.web import api_page, health, logs, metrics, openapi, problems
 from enlight_common.web.health import Ready
-
-
-@dataclass(frozen=True)
-class ServiceInfo:
-    """What the API's document says about the service."""
-
-    title: str
-    version: str = "0.1.0"
-    description: str = ""
+from enlight_common.web.openapi import ServiceInfo
 
 
 def create_app(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from flask import Flask, current_app, jsonify
 from pydantic import BaseModel, ConfigDict
@@ -14,9 +14,6 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from enlight_common.ids import ID_PATTERN
-
-if TYPE_CHECKING:
-    from enlight_common.web.factory import ServiceInfo
 
 # A model is a JSON answer, a string its media type ("text/event-stream", "image/png"), None no body.
 Answer = type[BaseModel] | str | None
@@ -31,6 +28,15 @@ _CONVERTED: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
     "uuid": {"type": "string", "format": "uuid"},
 }
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What the API's document says about the service."""
+
+    title: str
+    version: str = "0.1.0"
+    description: str = ""
 
 
 class Problem(BaseModel):
