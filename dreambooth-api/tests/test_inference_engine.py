@@ -234,7 +234,8 @@ def test_a_drawing_stops_between_steps_and_leaves_the_engine_fit(
 
 
 def test_what_a_prompt_loses_is_told(engine: Engine) -> None:
-    words = [f"word{number}" for number in range(100)]
+    # Each a token of its own: cut inside a word, what is kept would end in another token.
+    words = ["striped", "red", "shoe"] * 40
     drawn = engine.draw(replace(SHORT, prompt=" ".join(words)))
     cut = drawn.truncated_prompt
     assert cut is not None
