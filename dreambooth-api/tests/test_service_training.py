@@ -206,3 +206,29 @@ def test_photos_are_decoded_for_one_training_at_a_time(
         answer = client.post("/train", json=KEPT)
     assert answer.status_code == 503
     assert service.trainings.active is None
+
+
+def test_a_training_that_was_only_waited_for_goes_on_after_the_wait(
+    client: FlaskClient, service: Service
+) -> None:
+    request = KEPT | {"OUTPUT_DIR": "waited", "MAX_TRAINING_STEPS": 20_000}
+    answer = client.post("/train", json=request, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "wait=1")
+    address = answer.headers["Location"]
+    assert client.get(address).get_json()["status"] == "processing"
+    assert client.delete(address).get_json()["status"] == "canceled"
+
+
+def test_a_run_whose_instance_is_gone_is_told_to_be_interrupted(
+    client: FlaskClient, service: Service
+) -> None:
+    request = KEPT | {"OUTPUT_DIR": "orphan", "MAX_TRAINING_STEPS": 20_000}
+    mine = client.post("/train", json=request, headers={"Prefer": "respond-async"}).get_json()
+    runs = service.settings.data_dir / "runs"
+    foreign = mine | {"run_id": mine["run_id"].replace("cpu0-", "cpu9-"), "instance": "cpu9"}
+    (runs / f"{foreign['run_id']}.json").write_text(json.dumps(foreign))
+    # Somebody is at its workspace, so it may well be going on.
+    assert client.get(f"/train/{foreign['run_id']}").get_json()["status"] == "processing"
+    client.delete(f"/train/{mine['run_id']}")
+    told = client.get(f"/train/{foreign['run_id']}").get_json()
+    assert (told["status"], told["error_kind"]) == ("failed", "interrupted")

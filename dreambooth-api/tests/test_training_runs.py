@@ -326,10 +326,12 @@ def test_another_instances_run_is_followed_by_its_file(
     files, run_id = RunFiles(tmp_path / "data" / "runs"), new_run_id("gpu7")
     state = _state(run_id, status="processing")
     files.write(state)
+    at_work = Workspace.claim(tmp_path / "data" / "training", state.identity)
     follower = make().follow(run_id, interval=0.01)
     assert next(follower) == state
     assert next(follower) is None
     files.write(state.succeeded("v1"))
+    at_work.release()
     seen = [found for found in follower if found is not None]
     assert [found.status for found in seen] == ["succeeded"]
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dreambooth_api.inference.queue import Canceled, Stop
 from dreambooth_api.inference.request import Drawing, DrawRequest, WeightedModel, settle
 from dreambooth_api.inference.schedulers import make_scheduler
 from dreambooth_api.models.artifact import Manifest
-from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base
+from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base, revision_of
 from dreambooth_api.models.store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,10 @@ class Engine:
 
     def load(self) -> None:
         """Bring the base model into memory; seconds to minutes."""
-        pipeline = load_pipeline(self.base, self.dtype).to(self.device)
+        pipeline = load_pipeline(self.base, self.dtype)
+        # Of a base without a pinned revision it is known only now which one this is.
+        self.base = replace(self.base, revision=revision_of(pipeline, self.base))
+        pipeline.to(self.device)
         self._base_pipelines = PipelineSet(pipeline)
         self._adapters = AdapterCache(
             pipeline,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from enlight_common.errors import Busy, Conflict, NotFound, ShuttingDown, TrainingFailed
+from enlight_common.errors import Busy, Conflict, NotFound, TrainingFailed
 from enlight_common.web import (
     Event,
     client_gone,
@@ -86,20 +86,25 @@ def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunSt
 
 
 def _answer_when_done(here: Context, run: RunState) -> tuple[Response, int] | Response:
+    wait = preferred_wait()
     with here.abandonable.waiting(run.run_id):
-        done = _wait(here, run.run_id, preferred_wait())
+        done = _wait(here, run.run_id, wait)
+        promised = done is None and not client_gone() and not here.service.draining
+        if promised:
+            # Before this waiter counts as gone, or the run would be given up.
+            here.abandonable.keep(run.run_id)
+    if promised:
+        return _accepted(here.service.trainings.get(run.run_id), f"wait={wait:g}")
     if done is None:
-        if client_gone():
-            # Nobody reads the answer; what the run held is given back by `abandonable`.
-            return Response(status=499)
         if here.service.draining:
-            raise ShuttingDown(_INTERRUPTED, run_id=run.run_id)
-        here.abandonable.keep(run.run_id)
-        return _accepted(here.service.trainings.get(run.run_id))
+            raise TrainingFailed(_INTERRUPTED, run_id=run.run_id)
+        # Nobody reads the answer; what the run held is given back by `abandonable`.
+        return Response(status=499)
     if done.status == "canceled":
         raise Conflict("the training was canceled", run_id=run.run_id)
     if done.error_kind == "interrupted":
-        raise ShuttingDown(_INTERRUPTED, run_id=run.run_id)
+        # No 503, which says that nothing was done: nginx would send the request to the next instance.
+        raise TrainingFailed(_INTERRUPTED, run_id=run.run_id)
     if done.status == "failed":
         raise TrainingFailed(done.error or "the training failed", run_id=run.run_id)
     answer = TrainAnswer(
@@ -131,10 +136,10 @@ def _wait(here: Context, run_id: str, seconds: float | None) -> RunState | None:
     return None
 
 
-def _accepted(run: RunState) -> tuple[Response, int]:
+def _accepted(run: RunState, preference: str = "respond-async") -> tuple[Response, int]:
     response = jsonify(run.model_dump())
     response.headers["Location"] = url_for("train.show_run", run_id=run.run_id)
-    response.headers["Preference-Applied"] = "respond-async"
+    response.headers["Preference-Applied"] = preference
     return response, 202
 
 
@@ -169,7 +174,10 @@ def follow_run(run_id: str) -> Response:
 @documented("Cancel a training", answers={200: RunState}, tags=["training"])
 def cancel_run(run_id: str) -> Response:
     """Stops the training; what it checkpointed is kept, and the same request goes on from there."""
-    return jsonify(context().service.trainings.cancel(run_id).model_dump())
+    here = context()
+    # It waits until the child is gone: half a minute at worst, so it takes a place.
+    with here.waits.enter("cancellation"):
+        return jsonify(here.service.trainings.cancel(run_id).model_dump())
 
 
 @blueprint.get("/train/<run_id>/validation.png")

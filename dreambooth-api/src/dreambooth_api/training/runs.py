@@ -82,7 +82,8 @@ class Trainings:
                 return self._active.state
             if run_id in self._ended:
                 return self._ended[run_id]
-        return self._files.read(run_id)
+        state = self._files.read(run_id)
+        return state if state.is_terminal else self._end_if_left(state)
 
     def validation_picture(self, run_id: str) -> Path | None:
         """The PNG of the run's latest validation picture. Raises NotFound for what is no run id."""
@@ -248,16 +249,30 @@ class Trainings:
     def _end_what_was_left(self) -> None:
         """Give an end to the runs that an earlier process of this instance was at when it died."""
         for state in self._files.unfinished_of(self._instance):
-            version = None
-            with contextlib.suppress(Busy):
-                workspace = Workspace.claim(self._work, state.identity)
-                version = was_published(self._store, workspace, state.tenant, state.model_id)
-                if version is not None or not workspace.has_job:
-                    workspace.remove()
-                workspace.release()
-            ended = state.failed(RESUMABLE, "interrupted") if version is None else state.succeeded(version)
             with contextlib.suppress(OSError, EnlightError):  # told again at the next start
+                if not self._end_if_left(state).is_terminal:
+                    # Its child, or another instance that took the same request up, is still at the workspace.
+                    self._files.write(state.failed(RESUMABLE, "interrupted"))
+
+    def _end_if_left(self, state: RunState) -> RunState:
+        """The state, ended where nobody is at the run any more: whoever is holds its workspace's lock."""
+        try:
+            workspace = Workspace.claim(self._work, state.identity)
+        except Busy:
+            return state
+        try:
+            latest = self._files.read(state.run_id)
+            if latest.is_terminal:
+                return latest
+            version = was_published(self._store, workspace, state.tenant, state.model_id)
+            ended = state.failed(RESUMABLE, "interrupted") if version is None else state.succeeded(version)
+            if version is not None or not workspace.has_job:
+                workspace.remove()
+            with contextlib.suppress(OSError, EnlightError):
                 self._files.write(ended)
+            return ended
+        finally:
+            workspace.release()
 
 
 def _retry_after(state: RunState) -> float:
