@@ -18,6 +18,7 @@ from dreambooth_api.models.store import FolderStore
 from dreambooth_api.training.publication import publish
 from dreambooth_api.training.run_state import RunFiles, RunState, new_run_id
 from dreambooth_api.training.runs import Trainings
+from dreambooth_api.training.workspace import Workspace
 from enlight_common.errors import Busy, Conflict, InvalidField, NotFound, ShuttingDown, UnsupportedBaseModel
 from training_parts import (
     lora_change,
