@@ -60,14 +60,14 @@ def run_stage(stage: str, work: Path, device: torch.device, steps: int | None) -
     if stage == "vae":
         varied = pool.vary_colours(scenes[: POOL // 4])
         colours = pool.pictures(varied, work / "colours.u8", os.cpu_count() or 1)
-        autoencoder.train((array, colours), work / "vae", steps or 3000, device)
+        autoencoder.train((array, colours), work / "vae", steps or 3600, device)
     elif stage == "unet":
         examples = denoiser.prepare(work, array, scenes, device)
-        denoiser.train(examples, work / "unet", steps or 6000, device)
+        denoiser.train(examples, work / "unet", steps or 5000, device)
     elif stage == "clip":
-        similarity.train(work, array, scenes, steps or 800, device)
+        similarity.train(work, array, scenes, steps or 300, device)
     elif stage == "judge":
-        judging.train(array, scenes, work / "judge.safetensors", steps or 1200, device)
+        judging.train(array, scenes, work / "judge.safetensors", steps or 700, device)
     elif stage == "export":
         export.export_all(work)
 
