@@ -100,6 +100,9 @@ start_missing() {
     read -r name host port device <<<"$entry"
     if is_running "$name"; then
       say "$name is already running (pid $RECORD_PID)"
+      if [[ $RECORD_SETTINGS != "$(instance_settings)" ]]; then
+        say "  it was started with other settings, and keeps them until service_stop.sh is run" >&2
+      fi
     else
       say "starting $name on $device, port $port"
       STARTED+=("$name")

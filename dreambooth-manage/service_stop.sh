@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops nginx and all instances: no new requests, GRACE_S for those in flight, then the rest is killed.
+# Stops nginx and all instances: no new requests, the GRACE_S of their start for those in flight, then the rest is killed.
 # A training in progress is checkpointed; the same request goes on with it later. Harmless when nothing runs.
 set -euo pipefail
 

@@ -28,6 +28,11 @@ def test_start_status_and_stop_tell_the_truth_and_leave_nothing(one_instance: Se
     assert again.returncode == 0
     assert again.stdout.count("already running") == 2
     assert {name: one_instance.pid(name) for name in one_instance.recorded()} == pids
+    assert "other settings" not in again.stderr
+    changed = one_instance.run("start", LOG_LEVEL="DEBUG")
+    assert changed.returncode == 0
+    assert changed.stderr.count("other settings") == 1
+    assert {name: one_instance.pid(name) for name in one_instance.recorded()} == pids
 
     with one_instance.client() as client:
         body = training(1)

@@ -184,13 +184,35 @@ def test_photos_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_given_up_when_the_last_who_waits_leaves() -> None:
     given_up: list[str] = []
     runs = AbandonedRuns(given_up.append)
-    with runs.waiting("a"):
-        with runs.waiting("a"):
-            pass
-        assert given_up == []
+    for _ in range(2):
+        runs.join(lambda: "a", keep=False)
+    runs.leave("a")
+    assert given_up == []
+    runs.leave("a")
     assert given_up == ["a"]
-    with runs.waiting("kept"):
-        runs.keep("kept")
+    runs.join(lambda: "kept", keep=False)
+    runs.leave("kept", keep=True)
+    runs.join(lambda: "asynchronous", keep=True)
+    runs.join(lambda: "asynchronous", keep=False)
+    runs.leave("asynchronous")
+    assert given_up == ["a"]
+
+
+def test_a_run_is_not_given_up_while_somebody_joins_it() -> None:
+    given_up: list[str] = []
+    runs = AbandonedRuns(given_up.append)
+    runs.join(lambda: "a", keep=False)
+    leaver = threading.Thread(target=runs.leave, args=("a",))
+
+    def start() -> str:
+        leaver.start()  # the only one who waited goes while the next one comes
+        leaver.join(0.2)
+        return "a"
+
+    runs.join(start, keep=False)
+    leaver.join()
+    assert given_up == []
+    runs.leave("a")
     assert given_up == ["a"]
 
 

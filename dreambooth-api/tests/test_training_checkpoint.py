@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,14 +102,19 @@ def test_a_workspace_belongs_to_one_at_a_time(tmp_path: Path) -> None:
     Workspace.claim(tmp_path, "a").release()
 
 
-def test_the_oldest_unfinished_workspaces_go_unless_they_are_in_use(tmp_path: Path) -> None:
-    import os
-
-    used = Workspace.claim(tmp_path, "used")
-    for index, name in enumerate(("used", "old", "new")):
+def test_unfinished_runs_are_kept_up_to_a_number_and_a_size_but_not_from_under_their_owner(
+    tmp_path: Path,
+) -> None:
+    def leave(name: str, age_s: int) -> Path:
+        workspace = Workspace.claim(tmp_path, name)
+        (workspace.folder / "checkpoint").write_bytes(b"1" * 100_000)
         if name != "used":
-            Workspace.claim(tmp_path, name).release()
-        os.utime(tmp_path / name, (1000 + index, 1000 + index))
-    prune(tmp_path, keep=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"used", "new"}
-    used.release()
+            workspace.release()
+        os.utime(workspace.folder, (time.time() - age_s,) * 2)
+        return workspace.folder
+
+    made = [leave(name, age_s) for age_s, name in enumerate(["new", "newer", "used", "old", "older"])]
+    prune(tmp_path, keep=4, keep_bytes=10**9)
+    assert [folder.exists() for folder in made] == [True, True, True, True, False]
+    prune(tmp_path, keep=4, keep_bytes=150_000)
+    assert [folder.exists() for folder in made] == [True, False, True, False, False]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from dreambooth_api.models.bases import load_pipeline, resolve_base
+from dreambooth_api.training import drawing, snapshot
 from dreambooth_api.training.learner import Learner
 from dreambooth_api.training.loop import Diverged, train
 from dreambooth_api.training.messages import Message, Preparing, Progress, Stopped, Validation
+from enlight_common.errors import StorageFull
 from PIL import Image
 from safetensors.torch import load_file
 from training_parts import (
@@ -223,6 +227,41 @@ def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path, monkeypatch: pyt
     assert [(m.done, m.total) for m in heard if isinstance(m, Preparing) and m.total] == [(1, 2)]
     assert kept[0].read_bytes() == before[0]
     assert Image.open(kept[1]).size == (64, 64)
+
+
+def test_class_pictures_are_forgotten_oldest_first_and_never_while_others_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_base(tmp_path / "bases" / "small", "sd1")
+    monkeypatch.setenv("BASE_MODELS_DIR", str(tmp_path / "bases"))
+    monkeypatch.setattr(drawing, "_KEPT_CLASSES", 1)
+    folder = tmp_path / "class-images"
+    others = folder / "other"
+    others.mkdir(parents=True)
+    os.utime(others, (0, 0))
+
+    def train_with(class_prompt: str) -> None:
+        prior = {"class_prompt": class_prompt, "num_class_images": 1}
+        asked = options(base_model="small", steps=1, prior_preservation=prior)
+        train_here(workspace_for(tmp_path, asked))
+
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as another trainer, which draws
+        train_with("a shoe")
+        assert others.exists()
+    train_with("a boot")
+    assert not others.exists()
+    assert len(list(folder.glob("*/0000.png"))) == 1
+
+
+def test_a_run_whose_checkpoints_do_not_fit_the_disk_ends_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "free_bytes", lambda folder: 20_000_000)
+    heard: list[Message] = []
+    with pytest.raises(StorageFull, match=r"need \d+ MB of disk, and 20 MB are free"):
+        train_here(workspace_for(tmp_path, options()), heard)
+    assert not any(isinstance(message, Progress) for message in heard)
 
 
 def test_the_prior_changes_what_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

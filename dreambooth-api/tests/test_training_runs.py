@@ -180,6 +180,23 @@ def test_canceled_while_preparing_and_while_training_it_leaves_nothing_running(
         trainings.start("default", "shoe", options(), photos())
 
 
+def test_a_canceled_run_that_is_saving_is_left_to_finish(
+    tmp_path: Path, make: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow-disk").mkdir()
+    (tmp_path / "slow-disk" / "sitecustomize.py").write_text(
+        "import os, time\nsync = os.fsync\nos.fsync = lambda file: (time.sleep(1), sync(file))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow-disk"), prepend=os.pathsep)
+    trainings = make(cancel_grace_s=2.0)
+    run = trainings.start("default", "shoe", options(steps=1000, checkpoint_interval=1000), photos())
+    until(trainings, run.run_id, lambda state: state.step >= 2)
+    canceled = trainings.cancel(run.run_id)
+    assert canceled.status == "canceled"
+    assert canceled.checkpoint_step is not None
+    assert list((tmp_path / "data" / "training").glob(f"*/checkpoint-{canceled.checkpoint_step}/state.json"))
+
+
 def test_shutting_down_saves_the_run_for_the_next_process(make: Callable[..., Trainings]) -> None:
     trainings = make()
     run = trainings.start("default", "shoe", options(steps=500, checkpoint_interval=400), photos())

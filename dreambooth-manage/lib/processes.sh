@@ -3,7 +3,8 @@
 # Processes that outlive the script which started them. Sourced after settings.sh.
 #
 # Each is the leader of a session of its own, and has a file DATA_DIR/pids/<name>.pid with one line:
-#     <pid> <start time> <host> <port> <device>
+#     <pid> <start time> <host> <port> <device> <grace> <settings>
+# It is stopped with the grace in seconds that it was started with; the settings are a checksum of the others.
 # The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later.
 
 pid_file() {
@@ -33,13 +34,15 @@ recorded_names() {
   return 0
 }
 
-# Reads a pid file into RECORD_PID, RECORD_STARTED, RECORD_HOST, RECORD_PORT and RECORD_DEVICE.
+# Reads a pid file into RECORD_PID, RECORD_STARTED, RECORD_HOST, RECORD_PORT, RECORD_DEVICE, RECORD_GRACE and
+# RECORD_SETTINGS.
 read_record() {
   local file
   file=$(pid_file "$1")
-  RECORD_PID='' RECORD_STARTED='' RECORD_HOST='' RECORD_PORT='' RECORD_DEVICE=''
+  RECORD_PID='' RECORD_STARTED='' RECORD_HOST='' RECORD_PORT='' RECORD_DEVICE='' RECORD_GRACE='' RECORD_SETTINGS=''
   [[ -r $file ]] || return 1
-  read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE <"$file" || true
+  read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE RECORD_GRACE RECORD_SETTINGS \
+    <"$file" || true
   [[ $RECORD_PID =~ ^[1-9][0-9]*$ ]]
 }
 
@@ -63,16 +66,17 @@ session_pids() {
   done
 }
 
-# start_detached NAME HOST PORT DEVICE LOG COMMAND…  starts the command as the leader of a new session and records it.
+# start_detached NAME HOST PORT DEVICE SETTINGS LOG COMMAND…  starts the command as the leader of a new session and records it.
 start_detached() {
-  local name=$1 host=$2 port=$3 device=$4 log=$5 pid
-  shift 5
+  local name=$1 host=$2 port=$3 device=$4 settings=$5 log=$6 pid
+  shift 6
   # In the background of a script a process leads no group, so setsid keeps the number.
   setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
   pid=$!
   STAT_STARTED=0 # if it is gone already
   read_stat "$pid" || true
-  printf '%s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" >"$(pid_file "$name")"
+  printf '%s %s %s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" "$GRACE_S" "$settings" \
+    >"$(pid_file "$name")"
 }
 
 # stop_recorded SIGNAL SECONDS NAME…  asks the leaders, waits so long, then kills what is left of their sessions.

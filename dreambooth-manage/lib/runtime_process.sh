@@ -37,11 +37,22 @@ instance_log() {
   printf '%s/logs/%s.log' "$DATA_DIR" "$1"
 }
 
+# What an instance reads from the environment beside its place, which refuse_other_plan looks after.
+readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL THREADS UNFINISHED_MAX_GB GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
+
+# A checksum of what an instance started now would be told.
+instance_settings() {
+  local name
+  for name in "${INSTANCE_SETTINGS[@]}"; do
+    printf '%s=%s\n' "$name" "${!name-}"
+  done | cksum | cut -d ' ' -f 1
+}
+
 start_instance() {
   local name=$1 host=$2 port=$3 device=$4 cores
   cores=$(($(nproc) / ${#PLAN[@]}))
   # OMP_NUM_THREADS: on the CPU each instance would otherwise take all cores, and each wait for the others'.
-  start_detached "$name" "$host" "$port" "$device" "$(instance_log "$name")" \
+  start_detached "$name" "$host" "$port" "$device" "$(instance_settings)" "$(instance_log "$name")" \
     env HOST="$host" PORT="$port" INSTANCE_NAME="$name" DEVICE="$device" \
     DATA_DIR="$DATA_DIR" GRACE_S="$GRACE_S" MAX_BODY_MB="$MAX_BODY_MB" \
     OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 1 ? cores : 1))}" \
@@ -49,9 +60,16 @@ start_instance() {
 }
 
 # Together, so that their times of grace run side by side. On TERM an instance takes no more work, gives what is in
-# flight GRACE_S, and then needs some seconds to answer what it broke off.
+# flight the GRACE_S that it was started with, and then needs some seconds: to answer what it broke off, and to see the
+# end of a training that had to be killed.
 stop_instances() {
-  stop_recorded TERM $((GRACE_S + 15)) "$@"
+  local name grace=$GRACE_S
+  for name in "$@"; do
+    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
+      grace=$RECORD_GRACE
+    fi
+  done
+  stop_recorded TERM $((grace + 45)) "$@"
 }
 
 # up, starting or down

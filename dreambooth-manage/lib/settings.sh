@@ -97,5 +97,5 @@ prepare_data_dir() {
 # One start or stop at a time for a data folder. Whatever is started must not keep descriptor 9: it is the lock.
 take_lock() {
   exec 9>"$DATA_DIR/pids/lock"
-  flock -w "$((READY_TIMEOUT_S + GRACE_S + 30))" 9 || fail "another start or stop is still at work in DATA_DIR"
+  flock -w "$((READY_TIMEOUT_S + GRACE_S + 90))" 9 || fail "another start or stop is still at work in DATA_DIR"
 }

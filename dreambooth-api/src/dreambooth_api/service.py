@@ -37,7 +37,11 @@ class Service:
         self.base = resolve_base(settings.base_model)
         self.store = open_store(settings.store_url)
         self.trainings = Trainings(
-            settings.data_dir, self.store, settings.instance_name, device=settings.device
+            settings.data_dir,
+            self.store,
+            settings.instance_name,
+            device=settings.device,
+            keep_unfinished_bytes=settings.unfinished_max_gb * 10**9,
         )
         self.run_counts = RunCounts(self.trainings)
         self.drawings = DrawingQueue(limit=settings.threads // 4)

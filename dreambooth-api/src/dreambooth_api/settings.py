@@ -27,6 +27,7 @@ class ServiceSettings(Settings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
+    unfinished_max_gb: int = Field(64, ge=1, le=100_000, description="Checkpoints of trainings cut short")
     grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(128, ge=1, le=2048, description="64 photos of 1.5 MB in base64")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

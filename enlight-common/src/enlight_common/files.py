@@ -81,6 +81,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def bytes_under(folder: Path) -> int:
+    """Bytes that the files under `folder` take on the disk; what vanishes meanwhile counts as nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_blocks * 512
+    return total
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that can still be written under `path`, or under its nearest existing parent."""
     folder = path.absolute()

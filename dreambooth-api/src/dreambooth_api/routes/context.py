@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from enlight_common.errors import EnlightError
 from enlight_common.web import LongLived, watch_client
 from flask import Flask, current_app
 
@@ -45,9 +43,8 @@ class Context:
 
     def _give_up(self, run_id: str) -> None:
         """Cancel a run that nobody waits for; it is checkpointed, so the same request resumes it."""
-        with contextlib.suppress(EnlightError):
-            if not self.service.draining and not self.service.trainings.get(run_id).is_terminal:
-                self.service.trainings.cancel(run_id)
+        if not self.service.draining:
+            self.service.trainings.give_up(run_id)
 
     def attach(self, app: Flask) -> None:
         """Make this the context of *app*'s requests."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from enlight_common.errors import Busy, Conflict, NotFound, TrainingFailed
+from enlight_common.errors import Busy, Conflict, NotFound, StorageFull, TrainingFailed
 from enlight_common.web import (
     Event,
     client_gone,
@@ -45,21 +45,20 @@ def train() -> tuple[Response, int] | Response:
     here = context()
     here.service.check_open()
     if prefers_async():
-        run = _read_and_start(here)
-        here.abandonable.keep(run.run_id)
-        return _accepted(run)
+        return _accepted(here.service.trainings.get(_read_and_start(here, keep=True)))
     # The place to wait is taken first: a 503 must mean that no training was started.
     with here.waits.enter("synchronous training"):
-        return _answer_when_done(here, _read_and_start(here))
+        return _answer_when_done(here, _read_and_start(here, keep=False))
 
 
-def _read_and_start(here: Context) -> RunState:
+def _read_and_start(here: Context, *, keep: bool) -> str:
+    """The id of a run that the caller has joined: see `AbandonedRuns.join` for *keep*."""
     with here.uploads.enter("training"):
         body = parse_body(TrainBody)
-        return _start(here, body, body.options(here.service.base))
+        return _start(here, body, body.options(here.service.base), keep=keep)
 
 
-def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunState:
+def _start(here: Context, body: TrainRequest, options: TrainingOptions, *, keep: bool) -> str:
     """Start the training, or join the one that the same request started.
 
     A malformed request is told so even while another training runs, as far as that is cheap: everything
@@ -78,35 +77,42 @@ def _start(here: Context, body: TrainRequest, options: TrainingOptions) -> RunSt
     if not here.decoding.acquire(timeout=_DECODING_S):
         raise Busy("another training is about to start here")
     try:
-        run = trainings.start(TENANT, body.OUTPUT_DIR, options, body.photos())
+        photos = body.photos()
+
+        def start() -> str:
+            run = trainings.start(TENANT, body.OUTPUT_DIR, options, photos)
+            here.service.run_counts.begin(run.run_id)
+            return run.run_id
+
+        return here.abandonable.join(start, keep=keep)
     finally:
         here.decoding.release()
-    here.service.run_counts.begin(run.run_id)
-    return run
 
 
-def _answer_when_done(here: Context, run: RunState) -> tuple[Response, int] | Response:
-    wait = preferred_wait()
-    with here.abandonable.waiting(run.run_id):
-        done = _wait(here, run.run_id, wait)
+def _answer_when_done(here: Context, run_id: str) -> tuple[Response, int] | Response:
+    promised = False
+    try:
+        wait = preferred_wait()
+        done = _wait(here, run_id, wait)
         promised = done is None and not client_gone() and not here.service.draining
-        if promised:
-            # Before this waiter counts as gone, or the run would be given up.
-            here.abandonable.keep(run.run_id)
+    finally:
+        here.abandonable.leave(run_id, keep=promised)
     if promised:
-        return _accepted(here.service.trainings.get(run.run_id), f"wait={wait:g}")
+        return _accepted(here.service.trainings.get(run_id), f"wait={wait:g}")
     if done is None:
         if here.service.draining:
-            raise TrainingFailed(_INTERRUPTED, run_id=run.run_id)
+            raise TrainingFailed(_INTERRUPTED, run_id=run_id)
         # Nobody reads the answer; what the run held is given back by `abandonable`.
         return Response(status=499)
     if done.status == "canceled":
-        raise Conflict("the training was canceled", run_id=run.run_id)
+        raise Conflict("the training was canceled", run_id=run_id)
     if done.error_kind == "interrupted":
         # No 503, which says that nothing was done: nginx would send the request to the next instance.
-        raise TrainingFailed(_INTERRUPTED, run_id=run.run_id)
+        raise TrainingFailed(_INTERRUPTED, run_id=run_id)
+    if done.error_kind == "storage-full":
+        raise StorageFull(done.error or "there is no room left on the disk", run_id=run_id)
     if done.status == "failed":
-        raise TrainingFailed(done.error or "the training failed", run_id=run.run_id)
+        raise TrainingFailed(done.error or "the training failed", run_id=run_id)
     answer = TrainAnswer(
         message="Training is done.",
         model_id=done.model_id,
@@ -115,7 +121,7 @@ def _answer_when_done(here: Context, run: RunState) -> tuple[Response, int] | Re
         learning_rate=done.learning_rate_used,
         steps=done.total,
         base=done.base_model,
-        run_id=run.run_id,
+        run_id=run_id,
     )
     return jsonify(answer.model_dump())
 

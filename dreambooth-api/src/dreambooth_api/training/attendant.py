@@ -22,6 +22,7 @@ from dreambooth_api.training.messages import (
     Message,
     Preparing,
     Progress,
+    Saving,
     Stopped,
     Validation,
 )
@@ -33,6 +34,7 @@ from dreambooth_api.training.workspace import Job, Workspace
 _log = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 0.5  # other instances' readers see progress this late at most
+_SAVE_S = 120.0  # for a checkpoint that is being written: 10 GB of a full fine-tune of SD 1.5
 _REAP_S = 30.0  # for a killed process to be gone, and for a model that was just finished to be published
 
 
@@ -57,6 +59,7 @@ class Attendant:
         self._workspace, self._process = workspace, process
         self._store, self._files, self._changed, self._on_end = store, files, changed, on_end
         self._leaving: Ending | None = None
+        self._saving = False
         self._ended = threading.Event()
         # A daemon: a service that leaves without `shutdown` is no reason to go on, and the child leaves
         # with it.
@@ -66,14 +69,20 @@ class Attendant:
     def is_leaving(self) -> bool:
         return self._leaving is not None
 
-    def leave(self, why: Ending, grace_s: float) -> None:
-        """Have the run save itself and end within `grace_s` seconds, or be killed. Raises TimedOut."""
+    def ask_to_leave(self, why: Ending) -> None:
+        """Have the run save itself and end, and take nobody in any more."""
         self._leaving = self._leaving or why
         self._process.ask_to_stop()
-        if not self._ended.wait(grace_s):
-            self._process.kill()
-            if not self._ended.wait(_REAP_S):
-                raise TimedOut("the run did not end in time")
+
+    def await_end(self, grace_s: float, *, may_save: bool) -> None:
+        """Kill the run if it has not ended in `grace_s` seconds; with `may_save`, one that is writing a
+        checkpoint then is left to finish it. Raises TimedOut.
+        """
+        if self._ended.wait(grace_s) or (may_save and self._saving and self._ended.wait(_SAVE_S)):
+            return
+        self._process.kill()
+        if not self._ended.wait(_REAP_S):
+            raise TimedOut("the run did not end in time")
 
     def _attend(self) -> None:
         written = 0.0
@@ -100,6 +109,7 @@ class Attendant:
 
     def _changed_by(self, message: Message) -> RunState:
         change: dict[str, object] = {}
+        self._saving = isinstance(message, Saving)
         match message:
             case Preparing(phase, done, total):
                 change["phase"] = f"{phase} {done}/{total}" if total else phase

@@ -22,7 +22,7 @@ from torch import Tensor
 
 _NAME = re.compile(r"checkpoint-(\d{1,9})")
 _FILES = ("weights", "optimizer", "random")
-_KEEP = 2  # the newest, and the one before it in case the newest is damaged
+KEEP = 2  # the newest, and the one before it in case the newest is damaged
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(staged, ignore_errors=True)
         raise
     fsync_folder(folder)
-    for old in _checkpoints(folder)[_KEEP:]:
+    for old in _checkpoints(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from enlight_common.locks import lock, try_lock
 from PIL.Image import Image
 
 from dreambooth_api.models.bases import BaseModel
@@ -22,6 +23,8 @@ _STEPS = 25
 _GUIDANCE = 5.0  # lower than for show: class pictures should vary
 _AT_ONCE = 4
 _KEPT_CLASSES = 32
+_LOCK = "lock"
+_REMOVING_S = 60.0
 
 
 def class_pictures(
@@ -49,10 +52,25 @@ def class_pictures(
         _GUIDANCE,
         type(pipeline.scheduler).__name__,
     ]
+    root.mkdir(parents=True, exist_ok=True)
     folder = root / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)
+    # All who draw or read class pictures share the lock; only who removes some has it alone, for a moment.
+    with lock(root / _LOCK, shared=True, timeout_s=_REMOVING_S):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder)
+        pictures = _pictures_in(folder, pipeline, prior, resolution, device, on_picture)
     _forget_oldest(root)
+    return pictures
+
+
+def _pictures_in(
+    folder: Path,
+    pipeline: Any,
+    prior: PriorPreservation,
+    resolution: int,
+    device: torch.device,
+    on_picture: Callable[[int, int], None],
+) -> list[Image]:
     paths = [folder / f"{index:04d}.png" for index in range(prior.num_class_images)]
     missing = [index for index, path in enumerate(paths) if not _is_picture(path, resolution)]
     for start in range(0, len(missing), _AT_ONCE):
@@ -98,8 +116,12 @@ def _is_picture(path: Path, resolution: int) -> bool:
 
 
 def _forget_oldest(root: Path) -> None:
-    folders = sorted(
-        (path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime
-    )
-    for old in folders[:-_KEPT_CLASSES]:
-        shutil.rmtree(old, ignore_errors=True)
+    alone = try_lock(root / _LOCK)
+    if alone is None:
+        return  # others draw: the last of them tidies up
+    with alone:
+        folders = sorted(
+            (path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime
+        )
+        for old in folders[:-_KEPT_CLASSES]:
+            shutil.rmtree(old, ignore_errors=True)

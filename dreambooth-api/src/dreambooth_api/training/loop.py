@@ -11,7 +11,15 @@ import torch
 
 from dreambooth_api.training import schedule, snapshot
 from dreambooth_api.training.drawing import draw
-from dreambooth_api.training.messages import Checkpointed, Finished, Message, Progress, Stopped, Validation
+from dreambooth_api.training.messages import (
+    Checkpointed,
+    Finished,
+    Message,
+    Progress,
+    Saving,
+    Stopped,
+    Validation,
+)
 from dreambooth_api.training.photos import write_png
 from dreambooth_api.training.setup import Setup, set_up
 from dreambooth_api.training.snapshot import Position
@@ -42,10 +50,13 @@ def train(
 
     position = snapshot.restore(workspace.folder, setup)
     first, seconds_before, started = position.step, position.seconds, time.monotonic()
+    saved = first
+    snapshot.check_room(workspace.folder, setup, options, first)
 
     for step in range(first, options.steps):
         if stopping():
-            if step > first:
+            if step > saved:
+                report(Saving(step))
                 snapshot.save(workspace.folder, setup, options, position)
                 report(Checkpointed(step))
             return Stopped(step)
@@ -87,9 +98,12 @@ def train(
             write_png(workspace.validation, picture)
             report(Validation(done, str(workspace.validation)))
         if done % options.checkpoint_interval == 0 and done < options.steps:
+            report(Saving(done))
             snapshot.save(workspace.folder, setup, options, position)
             report(Checkpointed(done))
+            saved = done
 
+    report(Saving(options.steps))
     return _finish(workspace, setup, position)
 
 

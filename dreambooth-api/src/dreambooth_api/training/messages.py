@@ -47,6 +47,13 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """A checkpoint or the result is about to be written: a bad moment to be killed."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     step: int
 
@@ -73,13 +80,13 @@ class Stopped:
     step: int
 
 
-Message = Preparing | Progress | Validation | Checkpointed | Finished | Failed | Stopped
+Message = Preparing | Progress | Validation | Saving | Checkpointed | Finished | Failed | Stopped
 #: After one of these nothing follows.
 Outcome = Finished | Failed | Stopped
 
 _TYPES: dict[str, type[Message]] = {
     kind.__name__.lower(): kind
-    for kind in (Preparing, Progress, Validation, Checkpointed, Finished, Failed, Stopped)
+    for kind in (Preparing, Progress, Validation, Saving, Checkpointed, Finished, Failed, Stopped)
 }
 
 

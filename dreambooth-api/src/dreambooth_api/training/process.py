@@ -36,7 +36,7 @@ class TrainerProcess:
                 stderr=log,
                 start_new_session=True,
                 # The child keeps the workspace locked should this process die before it.
-                pass_fds=(workspace.lock,),
+                pass_fds=(workspace.lock.descriptor,),
                 env={**openmp.WAITING, **os.environ, **environment},
             )
         self._gone = threading.Event()

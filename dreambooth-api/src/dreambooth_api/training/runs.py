@@ -5,13 +5,22 @@ instance.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from enlight_common.errors import Busy, Conflict, EnlightError, InvalidField, ShuttingDown, StorageFull
+from enlight_common.errors import (
+    Busy,
+    Conflict,
+    EnlightError,
+    InvalidField,
+    ShuttingDown,
+    StorageFull,
+    TimedOut,
+)
 from enlight_common.files import free_bytes
 from enlight_common.ids import check_id
 from PIL import Image
@@ -27,16 +36,18 @@ from dreambooth_api.training.publication import was_published
 from dreambooth_api.training.run_state import INSTANCE, RESUMABLE, RunFiles, RunState, new_run_id
 from dreambooth_api.training.workspace import Job, Workspace, prepare_job, prune
 
+_log = logging.getLogger(__name__)
+
 _REMEMBERED = 64  # ended runs whose state is kept in memory, should its file be lost
-_MIN_FREE_BYTES = 256_000_000  # checkpoints of a LoRA and its result, with room to spare
+_MIN_FREE_BYTES = 256_000_000  # below this nothing is started; what a run needs, it finds once it is set up
 
 
 class Trainings:
     """All runs that this instance can tell of, and the one that it is at.
 
     `folder` is shared by the instances and holds `runs/`, `training/` and `class-images/`; `device` is
-    "cpu" or "cuda:N"; `threads` bounds the child's CPU threads. The newest `keep_runs` state files and
-    `keep_unfinished` workspaces are kept.
+    "cpu" or "cuda:N"; `threads` bounds the child's CPU threads. The newest `keep_runs` state files are kept,
+    and `keep_unfinished` workspaces, fewer where those take more than `keep_unfinished_bytes`.
     """
 
     def __init__(
@@ -49,16 +60,14 @@ class Trainings:
         threads: int | None = None,
         keep_runs: int = 500,
         keep_unfinished: int = 16,
+        keep_unfinished_bytes: int = 64_000_000_000,
         cancel_grace_s: float = 10.0,
     ) -> None:
         if not INSTANCE.fullmatch(instance):
             raise InvalidField("INSTANCE_NAME", "must be a small letter and up to 15 more or digits")
         self._folder, self._store, self._instance, self._device = folder.resolve(), store, instance, device
-        self._keep_runs, self._keep_unfinished, self._cancel_grace_s = (
-            keep_runs,
-            keep_unfinished,
-            cancel_grace_s,
-        )
+        self._keep_runs, self._cancel_grace_s = keep_runs, cancel_grace_s
+        self._keep_unfinished, self._keep_unfinished_bytes = keep_unfinished, keep_unfinished_bytes
         self._environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         self._work = self._folder / "training"
         self._files = RunFiles(self._folder / "runs")
@@ -161,8 +170,6 @@ class Trainings:
                 if active.job.identity == job.identity and not active.is_leaving:
                     return active.state
                 raise Busy("this instance is training already", retry_after=_retry_after(active.state))
-            if free_bytes(self._folder) < _MIN_FREE_BYTES:
-                raise StorageFull("there is too little room on the disk to train")
             return self._begin(job, squares)
 
     def _begin(self, job: Job, photos: Sequence[Image.Image]) -> RunState:
@@ -173,7 +180,9 @@ class Trainings:
                 # Its owner died between publishing and tidying up; this is a request for a new version.
                 workspace.remove()
                 workspace = Workspace.claim(self._work, job.identity)
-            prune(self._work, self._keep_unfinished)
+            prune(self._work, self._keep_unfinished, self._keep_unfinished_bytes)
+            if free_bytes(self._folder) < _MIN_FREE_BYTES:
+                raise StorageFull("there is too little room on the disk to train")
             workspace.write_job(job, photos)
             state = self._first_state(job)
             self._files.write(state)
@@ -228,13 +237,32 @@ class Trainings:
 
         Raises NotFound, Conflict when another instance is at it, TimedOut should it not end.
         """
-        active = self._active
-        if active is not None and active.state.run_id == run_id:
-            active.leave("canceled", self._cancel_grace_s)
+        active = self._ask_to_leave(run_id)
+        if active is not None:
+            active.await_end(self._cancel_grace_s, may_save=True)
         state = self.get(run_id)
         if not state.is_terminal:
             raise Conflict("the run is another instance's to cancel")
         return state
+
+    def give_up(self, run_id: str) -> None:
+        """Cancel without waiting for the end. From now on an equal request does not join the run."""
+        active = self._ask_to_leave(run_id)
+        if active is not None:
+            threading.Thread(target=self._see_off, args=(active,), name="see off", daemon=True).start()
+
+    def _ask_to_leave(self, run_id: str) -> Attendant | None:
+        active = self._active
+        if active is None or active.state.run_id != run_id:
+            return None
+        active.ask_to_leave("canceled")
+        return active
+
+    def _see_off(self, active: Attendant) -> None:
+        try:
+            active.await_end(self._cancel_grace_s, may_save=True)
+        except TimedOut:
+            _log.exception("a run that was given up did not end", extra={"run_id": active.state.run_id})
 
     def shutdown(self, grace_s: float) -> None:
         """Take no more runs, and have the present one save itself and leave within about `grace_s`
@@ -244,7 +272,9 @@ class Trainings:
             self._closed = True
             active = self._active
         if active is not None:
-            active.leave("interrupted", grace_s)
+            active.ask_to_leave("interrupted")
+            # Not a second more: whoever stops the service kills what is left then.
+            active.await_end(grace_s, may_save=False)
 
     def _end_what_was_left(self) -> None:
         """Give an end to the runs that an earlier process of this instance was at when it died."""

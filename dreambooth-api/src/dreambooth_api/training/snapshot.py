@@ -6,12 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from enlight_common.errors import StorageFull
+from enlight_common.files import bytes_under, free_bytes
 from torch import Tensor
 
 from dreambooth_api.training import checkpoint
 from dreambooth_api.training.checkpoint import Checkpoint
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.setup import Setup
+
+_COPIES = 3  # the weights and AdamW's two moments
+_OVERHEAD_BYTES = 16_000_000  # the generators, the shuffles, JSON
 
 
 @dataclass
@@ -43,6 +48,25 @@ def save(folder: Path, setup: Setup, options: TrainingOptions, position: Positio
             extra=extra,
         ),
     )
+
+
+def check_room(folder: Path, setup: Setup, options: TrainingOptions, first: int) -> None:
+    """Raise StorageFull now if the checkpoints that will be there at once, and the result, do not fit the
+    disk under `folder`, rather than after hours of training.
+    """
+    weights = sum(
+        parameter.numel() * parameter.element_size() for parameter in setup.learner.parameters().values()
+    )
+    size = weights * _COPIES + _OVERHEAD_BYTES
+    there = bytes_under(folder)
+    to_come = (options.steps - 1) // options.checkpoint_interval - first // options.checkpoint_interval
+    # One at least, for a stop; one more than are kept is there while the newest is being written.
+    needed = size * min(max(to_come, 1) + there // size, checkpoint.KEEP + 1) - there
+    free = free_bytes(folder)
+    if free < needed:
+        raise StorageFull(
+            f"the training's checkpoints need {needed / 1e6:.0f} MB of disk, and {free / 1e6:.0f} MB are free"
+        )
 
 
 def restore(folder: Path, setup: Setup) -> Position:

@@ -15,14 +15,14 @@ It is named by the run's identity, so that the same request finds what an unfini
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from enlight_common.errors import Busy
-from enlight_common.files import fsync_folder, read_json, write_atomically, write_json
+from enlight_common.files import bytes_under, fsync_folder, read_json, write_atomically, write_json
+from enlight_common.locks import FileLock, try_lock
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
@@ -81,7 +81,7 @@ class Workspace:
     path.
     """
 
-    def __init__(self, folder: Path, lock: int | None = None) -> None:
+    def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
         self.folder = folder
         self.lock = lock
         self.photos_folder = folder / "photos"
@@ -96,24 +96,16 @@ class Workspace:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+                lock = try_lock(folder / "lock")
             except FileNotFoundError:
-                continue  # removed between the two lines
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(lock)
-                raise Busy("this training is being run by another instance or is just ending") from None
-            with contextlib.suppress(FileNotFoundError):
-                # Whoever had it before may have removed the folder: then this lock is on a file without a
-                # name.
-                if os.fstat(lock).st_ino == os.stat(folder / "lock").st_ino:
-                    return cls(folder, lock)
-            os.close(lock)
+                continue  # whoever had it before removed the folder between the two lines
+            if lock is None:
+                raise Busy("this training is being run by another instance or is just ending")
+            return cls(folder, lock)
 
     def release(self) -> None:
         if self.lock is not None:
-            os.close(self.lock)
+            self.lock.release()
             self.lock = None
 
     def remove(self) -> None:
@@ -173,13 +165,18 @@ class Workspace:
         return version
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove the oldest unfinished runs' folders beyond `keep`, those in use left alone."""
+def prune(root: Path, keep: int, keep_bytes: int) -> None:
+    """Remove the oldest unfinished runs' folders beyond `keep` of them or `keep_bytes` together, those in
+    use left alone.
+    """
     folders = [path for path in root.glob("*") if path.is_dir()] if root.is_dir() else []
     folders.sort(key=_last_change, reverse=True)
-    for folder in folders[keep:]:
-        with contextlib.suppress(Busy):
-            Workspace.claim(root, folder.name).remove()
+    kept = 0
+    for index, folder in enumerate(folders):
+        kept += bytes_under(folder)
+        if index >= keep or kept > keep_bytes:
+            with contextlib.suppress(Busy):
+                Workspace.claim(root, folder.name).remove()
 
 
 def _last_change(path: Path) -> float:
