@@ -92,7 +92,8 @@ def bare(device: str, pictures: int, steps: int) -> Callable[[], object]:
 
 
 def engine(folder: Path, device: str, pictures: int, steps: int) -> Callable[[], object]:
-    drawing = Engine(resolve_base(TINY), open_store((folder / "models").as_uri()), device)
+    store = open_store((folder / "models").as_uri(), folder / "cache", 10**10)
+    drawing = Engine(resolve_base(TINY), store, device)
     drawing.load()
     request = DrawRequest(prompt=PROMPT, num_image=pictures, steps=steps, guidance_scale=GUIDANCE, seed=7)
     return lambda: drawing.draw(request)

@@ -87,9 +87,9 @@ def draw(scratch: Path) -> None:
     from dreambooth_api.inference.engine import Engine
     from dreambooth_api.inference.request import DrawRequest, WeightedModel
     from dreambooth_api.models.bases import resolve_base
-    from dreambooth_api.models.store import FolderStore
+    from dreambooth_api.models.store import open_store
 
-    engine = Engine(resolve_base(NAME), FolderStore(scratch / "store"))
+    engine = Engine(resolve_base(NAME), open_store((scratch / "store").as_uri(), scratch / "cache", 10**11))
     engine.load()
     request = DrawRequest(prompt="a sks shoe", models=(WeightedModel("shoe"),), num_image=1, steps=2)
     (picture,) = engine.draw(request).pictures

@@ -23,6 +23,12 @@ from flask.testing import FlaskClient
 _LOADED_WITHIN_S = 120
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: what is left for last decides how long two workers take."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = ServiceSettings(data_dir=tmp_path_factory.mktemp("service"), threads=16, max_body_mb=8)

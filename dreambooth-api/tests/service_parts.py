@@ -50,7 +50,7 @@ def publish_adapter(
         layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
     with TemporaryDirectory() as folder:
         StableDiffusionPipeline.save_lora_weights(folder, **layers)
-        return store.publish(Path(folder), _manifest(model_id, "lora", base, revision))
+        return _published(store, Path(folder), _manifest(model_id, "lora", base, revision))
 
 
 def _fill(part: torch.nn.Module, seed: int) -> None:
@@ -73,7 +73,13 @@ def publish_full(store: ModelStore, model_id: str, *, seed: int) -> Artifact:
         for path in Path(folder).rglob("*"):
             if path.is_file() and path.suffix not in (".json", ".safetensors", ".txt"):
                 path.unlink()
-        return store.publish(Path(folder), _manifest(model_id, "full", TINY))
+        return _published(store, Path(folder), _manifest(model_id, "full", TINY))
+
+
+def _published(store: ModelStore, folder: Path, manifest: Manifest) -> Artifact:
+    complete = store.publish(folder, manifest)
+    with store.open(f"{complete.model_id}@{complete.version}") as artifact:
+        return artifact
 
 
 def _manifest(model_id: str, method: str, base: str, revision: str | None = None) -> Manifest:

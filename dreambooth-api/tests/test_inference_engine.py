@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 from dreambooth_api.inference.engine import Engine, EngineLimits
 from dreambooth_api.inference.picture import Drawn
-from dreambooth_api.inference.queue import Canceled
 from dreambooth_api.inference.request import DrawRequest, WeightedModel
 from dreambooth_api.inference.schedulers import SAMPLERS
-from dreambooth_api.models.artifact import Artifact
+from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact
 from dreambooth_api.models.store import ModelStore
 from enlight_common.errors import InvalidField, UnknownModel, WrongBaseModel
+from enlight_common.queue import Canceled
 from PIL import Image
 from service_parts import SAME, difference, photo, plain_pipeline, publish_adapter, publish_full
 
@@ -109,28 +110,28 @@ def test_no_model_leaves_a_trace_in_the_next_picture(
 def test_an_adapter_is_dropped_when_too_many_are_loaded_and_comes_back_the_same(
     engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
 ) -> None:
-    small = Engine(engine.base, store, limits=EngineLimits(max_adapters=2))
+    small = Engine(engine.base, store, limits=EngineLimits(max_loaded=2))
     small.load()
     base_picture, picture = first(small.draw(SHORT)), first(small.draw(with_models(("one", 1.0))))
     small.draw(with_models(("two", 1.0)))
     small.draw(with_models(("wordy", 1.0)))
-    assert [key.model_id for key in small.loaded] == ["two", "wordy"]
+    assert [key.model_id for key in small.loaded.keys] == ["two", "wordy"]
     assert difference(first(small.draw(SHORT)), base_picture) == 0
     assert difference(first(small.draw(with_models(("one", 1.0)))), picture) == 0
-    assert small.cache_counts == (0, 4)
+    assert (small.loaded.hits, small.loaded.misses, small.loaded.evictions) == (0, 4, 2)
     small.draw(with_models(("one", 1.0)))
-    assert small.cache_counts == (1, 4)
+    assert (small.loaded.hits, small.loaded.misses) == (1, 4)
 
 
 def test_adapters_together_larger_than_allowed_are_dropped(
     engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
 ) -> None:
-    small = Engine(engine.base, store, limits=EngineLimits(max_adapter_bytes=adapters["one"].bytes))
+    small = Engine(engine.base, store, limits=EngineLimits(max_loaded_bytes=adapters["one"].bytes))
     small.load()
     small.draw(with_models(("one", 1.0), ("two", 1.0)))
-    assert len(small.loaded) == 2, "one drawing may need more than is kept"
-    small.draw(with_models(("two", 1.0)))
-    assert [key.model_id for key in small.loaded] == ["two"]
+    assert len(small.loaded.keys) == 2, "one drawing may need more than is kept"
+    small.draw(with_models(("wordy", 1.0)))
+    assert [key.model_id for key in small.loaded.keys] == ["wordy"]
 
 
 def test_a_new_version_is_drawn_by_its_id_and_the_old_one_by_its_version(
@@ -209,16 +210,33 @@ def test_a_full_fine_tune_is_not_mixed_with_others(
         engine.prepare(with_models(("one", 1.0), ("whole", 1.0)))
 
 
-def test_a_model_deleted_while_its_drawing_waits_is_unknown_and_harms_nothing(
+def test_a_model_deleted_while_its_drawing_waits_is_drawn_and_gone_then(
     engine: Engine, store: ModelStore
 ) -> None:
     publish_adapter(store, "short-lived", seed=30)
-    before = first(engine.draw(SHORT))
-    prepared = engine.prepare(with_models(("short-lived", 1.0)))
-    store.delete("short-lived")
-    with pytest.raises(UnknownModel):
-        engine.draw(prepared)
-    assert difference(first(engine.draw(SHORT)), before) == 0
+    with engine.prepare(with_models(("short-lived", 1.0))) as prepared:
+        (deleted,) = store.delete("short-lived")
+        engine.loaded.forget(deleted)
+        with pytest.raises(UnknownModel):
+            engine.prepare(with_models(("short-lived", 1.0)))
+        drawn = first(engine.draw(prepared))
+    assert difference(drawn, first(engine.draw(SHORT))) > 10 * SAME
+    assert not prepared.artifacts[0].folder.exists()
+
+
+def test_a_damaged_file_is_not_loaded_but_fetched_again(engine: Engine, store: ModelStore) -> None:
+    artifact = publish_adapter(store, "damaged", seed=31)
+    small = Engine(engine.base, store)
+    small.load()
+    before = first(engine.draw(with_models(("damaged", 1.0))))
+    weights = artifact.folder / LORA_WEIGHTS
+    with small.prepare(with_models(("damaged", 1.0))) as prepared:
+        looks, content = weights.stat(), bytearray(weights.read_bytes())
+        content[-100] ^= 1  # and everything that a stat shows as it was
+        weights.write_bytes(content)
+        os.utime(weights, ns=(looks.st_atime_ns, looks.st_mtime_ns))
+        assert difference(first(small.draw(prepared)), before) == 0
+    assert store.cache.counts.damaged == 1
 
 
 def test_a_drawing_stops_between_steps_and_leaves_the_engine_fit(

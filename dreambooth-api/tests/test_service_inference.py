@@ -104,6 +104,9 @@ def test_stored_models_are_listed_and_deleted(client: FlaskClient, store: ModelS
     draw(client, model_id="passing")
     mine = [model for model in client.get("/models").get_json()["models"] if model["model_id"] == "passing"]
     assert [(model["version"], model["loaded"]) for model in mine] == [(new, True), (old, False)]
+    assert all(model["cached"] and model["cached_bytes"] > model["bytes"] for model in mine)
+    assert mine[0]["last_used"] > mine[1]["last_used"]
+    assert mine[0]["loaded_bytes"] == mine[0]["bytes"]
     assert client.delete(f"/models/passing@{new}").status_code == 204
     assert draw(client, model_id="passing")["models"][0]["version"] == old
     assert client.delete("/models/passing").status_code == 204
@@ -115,16 +118,19 @@ def test_metrics_count_pictures_and_models(client: FlaskClient, store: ModelStor
         lines = client.get("/metrics").get_data(as_text=True).splitlines()
         return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
+    fetched = value("model_cache_misses_total")
     publish_adapter(store, "counted", seed=1)
     pictures, hits, misses = (
         value("pictures_total"),
-        value("model_cache_hits_total"),
-        value("model_cache_misses_total"),
+        value("models_loaded_hits_total"),
+        value("models_loaded_misses_total"),
     )
     for _ in range(2):
         draw(client, model_id="counted", num_image=2)
     assert value("pictures_total") == pictures + 4
-    assert (value("model_cache_hits_total"), value("model_cache_misses_total")) == (hits + 1, misses + 1)
+    assert (value("models_loaded_hits_total"), value("models_loaded_misses_total")) == (hits + 1, misses + 1)
+    assert value("model_cache_misses_total") == fetched, "what is published is at hand"
+    assert 0 < value("model_cache_bytes") < value("model_cache_max_bytes")
     assert value("models_loaded") >= 1
     assert value("base_model_ready") == 1
     assert value("drawings_waiting") == 0

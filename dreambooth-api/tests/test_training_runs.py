@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 import pytest
 from dreambooth_api.models.artifact import now
-from dreambooth_api.models.store import FolderStore
+from dreambooth_api.models.store import ModelStore
 from dreambooth_api.training.publication import publish
 from dreambooth_api.training.run_state import RunFiles, RunState, new_run_id
 from dreambooth_api.training.runs import Trainings
 from dreambooth_api.training.workspace import Workspace
 from enlight_common.errors import Busy, Conflict, InvalidField, NotFound, ShuttingDown, UnsupportedBaseModel
+from models_parts import store_at
 from training_parts import (
     lora_change,
     options,
@@ -35,12 +36,12 @@ _LIMIT_S = 240.0  # for what takes seconds on a free machine
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
+def store(tmp_path: Path) -> ModelStore:
+    return store_at(tmp_path)
 
 
 @pytest.fixture
-def make(tmp_path: Path, store: FolderStore) -> Iterator[Callable[..., Trainings]]:
+def make(tmp_path: Path, store: ModelStore) -> Iterator[Callable[..., Trainings]]:
     made: list[Trainings] = []
 
     def one(instance: str = "cpu0", **more: Any) -> Trainings:
@@ -83,7 +84,7 @@ def ended(trainings: Trainings, run_id: str) -> RunState:
 
 
 def test_a_run_is_joined_followed_published_and_made_anew(
-    tmp_path: Path, make: Callable[..., Trainings], store: FolderStore
+    tmp_path: Path, make: Callable[..., Trainings], store: ModelStore
 ) -> None:
     trainings = make()
     run = trainings.start("default", "shoe", options(steps=4), photos())
@@ -120,7 +121,7 @@ def test_a_run_is_joined_followed_published_and_made_anew(
 
 
 def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_unbroken_one(
-    tmp_path: Path, make: Callable[..., Trainings], store: FolderStore
+    tmp_path: Path, make: Callable[..., Trainings], store: ModelStore
 ) -> None:
     trainings = make()
     unbroken = train_here(workspace_for(tmp_path / "unbroken", options()))
@@ -157,7 +158,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_unbroken_one(
 
 
 def test_canceled_while_preparing_and_while_training_it_leaves_nothing_running(
-    tmp_path: Path, make: Callable[..., Trainings], store: FolderStore
+    tmp_path: Path, make: Callable[..., Trainings], store: ModelStore
 ) -> None:
     trainings = make()
     early = trainings.start("default", "shoe", options(steps=500), photos())
@@ -217,11 +218,11 @@ _SERVICE = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from dreambooth_api.models.store import FolderStore
 from dreambooth_api.training.runs import Trainings
+from models_parts import store_at
 from training_parts import options, photos
 folder = Path(sys.argv[1])
-trainings = Trainings(folder / "data", FolderStore(folder / "store"), "cpu0", threads=1)
+trainings = Trainings(folder / "data", store_at(folder), "cpu0", threads=1)
 run = trainings.start("default", "shoe", options(steps=500), photos())
 print(run.run_id, flush=True)
 for state in trainings.follow(run.run_id):
@@ -296,13 +297,13 @@ def _state(run_id: str, **change: Any) -> RunState:
 
 
 def test_a_run_published_just_before_the_service_died_has_succeeded_once(
-    tmp_path: Path, make: Callable[..., Trainings], store: FolderStore
+    tmp_path: Path, make: Callable[..., Trainings], store: ModelStore
 ) -> None:
     workspace = workspace_for(tmp_path / "data", options(steps=1))
     job = workspace.read_job()
     finished = train_here(workspace)
-    version = publish(store, workspace, job, finished).manifest.version
-    assert publish(store, workspace, job, finished).manifest.version == version
+    version = publish(store, workspace, job, finished)
+    assert publish(store, workspace, job, finished) == version
     workspace.release()
     run_id = new_run_id("cpu0")
     RunFiles(tmp_path / "data" / "runs").write(

@@ -38,7 +38,7 @@ instance_log() {
 }
 
 # What an instance reads from the environment beside its place, which refuse_other_plan looks after.
-readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL THREADS UNFINISHED_MAX_GB GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
+readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL CACHE_DIR CACHE_MAX_GB MODEL_MEMORY_GB THREADS UNFINISHED_MAX_GB GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
 
 # A checksum of what an instance started now would be told.
 instance_settings() {

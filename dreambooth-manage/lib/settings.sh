@@ -16,7 +16,7 @@
 #   NGINX                      the nginx to run (default: the system's, else the one in .venv)
 #   NGINX_WORKERS=2            its worker processes
 #   ENLIGHT_RUNTIME=process    how instances run
-# Everything else in the environment (BASE_MODEL, MODEL_STORE_URL, LOG_LEVEL …) goes to the instances as it is.
+# Everything else in the environment (BASE_MODEL, MODEL_STORE_URL, CACHE_MAX_GB, LOG_LEVEL …) goes to the instances as it is.
 
 MANAGE_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ROOT=$(dirname "$MANAGE_DIR")

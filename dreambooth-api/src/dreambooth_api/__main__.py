@@ -6,6 +6,7 @@ import os
 import sys
 
 from enlight_common.settings import SettingsError
+from enlight_common.web import become_gunicorn
 
 from dreambooth_api import openmp
 from dreambooth_api.settings import ServiceSettings
@@ -19,14 +20,14 @@ def main() -> None:
         settings = ServiceSettings.from_environment()
     except SettingsError as error:
         sys.exit(_complain(str(error)))
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(_complain(f"DATA_DIR cannot be made: {error.strerror}"))
+    for name, folder in (("DATA_DIR", settings.data_dir), ("CACHE_DIR", settings.cache_folder)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(_complain(f"{name} cannot be made: {error.strerror}"))
     for name, value in openmp.WAITING.items():
         os.environ.setdefault(name, value)
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:dreambooth_api.gunicorn_config"]
-    os.execv(sys.executable, [*command, "dreambooth_api.app:create_app()"])
+    become_gunicorn("dreambooth_api.gunicorn_config", "dreambooth_api.app:create_app()")
 
 
 def _complain(message: str) -> int:

@@ -7,7 +7,7 @@ from flask import Flask
 
 from dreambooth_api.metrics import register_metrics
 from dreambooth_api.routes import inference, models, train
-from dreambooth_api.routes.context import Context, context_of
+from dreambooth_api.routes.context import Context
 from dreambooth_api.service import Service
 from dreambooth_api.settings import ServiceSettings
 
@@ -21,6 +21,7 @@ def create_app(service: Service | None = None) -> Flask:
         __name__,
         max_body_bytes=service.settings.max_body_bytes,
         ready=lambda: service.ready,
+        drain=lambda: service.drain(service.settings.grace_s),
         info=web.ServiceInfo(
             title="Enlight dreambooth-api",
             description="Learns a subject from a few photos and draws it, with Stable Diffusion.",
@@ -31,8 +32,3 @@ def create_app(service: Service | None = None) -> Flask:
         app.register_blueprint(blueprint)
     register_metrics(web.registry_of(app), service)
     return app
-
-
-def service_of(app: Flask) -> Service:
-    """The service behind an app that ``create_app`` made."""
-    return context_of(app).service

@@ -22,4 +22,3 @@ globals().update(
         log_level=_settings.log_level,
     )
 )
-worker_class = "dreambooth_api.draining.DrainingWorker"

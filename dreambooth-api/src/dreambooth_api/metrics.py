@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dreambooth_api.service import Service
+
+if TYPE_CHECKING:
+    from dreambooth_api.inference.loaded import LoadedModels
 
 
 class _ServiceCollector(Collector):
@@ -23,9 +27,9 @@ class _ServiceCollector(Collector):
     def _drawings(self) -> Iterator[Metric]:
         queue = self._service.drawings
         yield GaugeMetricFamily("drawings_waiting", "Drawings in the queue", queue.length)
-        yield CounterMetricFamily("pictures", "Pictures drawn", queue.pictures_drawn)
-        yield CounterMetricFamily("drawing_seconds", "Seconds spent drawing them", queue.drawing_seconds)
-        mean = queue.seconds_per_picture
+        yield CounterMetricFamily("pictures", "Pictures drawn", queue.units_done)
+        yield CounterMetricFamily("drawing_seconds", "Seconds spent drawing them", queue.seconds)
+        mean = queue.seconds_per_unit
         yield GaugeMetricFamily("seconds_per_picture", "Running mean of the recent drawings", mean)
 
     def _trainings(self) -> Iterator[Metric]:
@@ -42,13 +46,32 @@ class _ServiceCollector(Collector):
 
     def _models(self) -> Iterator[Metric]:
         engine = self._service.loaded_engine
-        hits, misses = engine.cache_counts if engine else (0, 0)
-        loaded = len(engine.loaded) if engine else 0
-        yield GaugeMetricFamily("models_loaded", "Trained models in memory", loaded)
-        yield CounterMetricFamily("model_cache_hits", "Wanted models found in memory", hits)
-        yield CounterMetricFamily("model_cache_misses", "Wanted models read from the store", misses)
         ready = int(engine is not None)
         yield GaugeMetricFamily("base_model_ready", "Whether the base model is in memory", ready)
+        if engine is not None:
+            yield from self._models_in_memory(engine.loaded)
+        cache = self._service.store.cache
+        counts, space = cache.counts, cache.space
+        yield GaugeMetricFamily(
+            "model_cache_bytes", "What the model cache takes of the disk", space.used_bytes()
+        )
+        yield GaugeMetricFamily("model_cache_max_bytes", "What it may take", space.max_bytes)
+        yield CounterMetricFamily("model_cache_hits", "Wanted models found in the cache", counts.hits)
+        yield CounterMetricFamily("model_cache_misses", "Wanted models that had to be fetched", counts.misses)
+        yield CounterMetricFamily("model_cache_evictions", "Models evicted by this instance", space.evictions)
+        yield CounterMetricFamily("model_cache_damaged", "Cached models found damaged", counts.damaged)
+        yield CounterMetricFamily("model_cache_fetched_bytes", "Bytes fetched", counts.fetched_bytes)
+        yield CounterMetricFamily("model_cache_fetch_seconds", "Seconds spent fetching", counts.fetch_seconds)
+
+    @staticmethod
+    def _models_in_memory(loaded: LoadedModels) -> Iterator[Metric]:
+        yield GaugeMetricFamily("models_loaded", "Trained models in memory", len(loaded.keys))
+        yield GaugeMetricFamily("models_loaded_bytes", "What they take of it", loaded.total_bytes)
+        yield CounterMetricFamily("models_loaded_hits", "Wanted models found in memory", loaded.hits)
+        yield CounterMetricFamily(
+            "models_loaded_misses", "Wanted models that had to be loaded", loaded.misses
+        )
+        yield CounterMetricFamily("models_loaded_evictions", "Models dropped from memory", loaded.evictions)
 
 
 def register_metrics(registry: CollectorRegistry, service: Service) -> None:

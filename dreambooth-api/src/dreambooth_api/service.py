@@ -7,9 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from enlight_common.errors import ShuttingDown, Unavailable
+from enlight_common.errors import EnlightError, ShuttingDown, Unavailable
+from enlight_common.queue import WorkQueue
 
-from dreambooth_api.inference.queue import DrawingQueue
 from dreambooth_api.models.bases import resolve_base
 from dreambooth_api.models.store import open_store
 from dreambooth_api.run_counts import RunCounts
@@ -35,7 +35,7 @@ class Service:
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self.base = resolve_base(settings.base_model)
-        self.store = open_store(settings.store_url)
+        self.store = open_store(settings.store_url, settings.cache_folder, settings.cache_max_bytes)
         self.trainings = Trainings(
             settings.data_dir,
             self.store,
@@ -44,7 +44,7 @@ class Service:
             keep_unfinished_bytes=settings.unfinished_max_gb * 10**9,
         )
         self.run_counts = RunCounts(self.trainings)
-        self.drawings = DrawingQueue(limit=settings.threads // 4)
+        self.drawings = WorkQueue(limit=settings.threads // 4, what="drawings")
         self._engine: Engine | None = None
         self._not_ready = "the base model is being loaded"
         self._draining = threading.Event()
@@ -53,12 +53,22 @@ class Service:
     def start(self) -> None:
         """Load the base model in the background, so that ``/healthz`` answers meanwhile."""
         threading.Thread(target=self._load, name="load", daemon=True).start()
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def _sweep(self) -> None:
+        """Clear the object store of what uploads that were cut short left there."""
+        try:
+            swept = self.store.catalog.sweep()
+        except EnlightError as error:
+            log.warning("the object store was not swept: %s", error.detail)
+        else:
+            log.info("the object store was swept", extra={"models_cut_short": swept})
 
     def _load(self) -> None:
         while not self._draining.is_set():
             try:
                 # In the drawing thread, so that torch has one pool of threads.
-                self._engine = self.drawings.run(self._loaded_engine, pictures=0, stop=self._draining.is_set)
+                self._engine = self.drawings.run(self._loaded_engine, units=0, stop=self._draining.is_set)
                 return
             except Exception as error:
                 log.exception("the base model could not be loaded")
@@ -67,11 +77,12 @@ class Service:
 
     def _loaded_engine(self, _stop: object) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
-        from dreambooth_api.inference.engine import Engine
+        from dreambooth_api.inference.engine import Engine, EngineLimits
         from dreambooth_api.inference.quiet import quieten_libraries
 
         quieten_libraries()
-        engine = Engine(self.base, self.store, device := self.settings.device)
+        limits = EngineLimits(max_loaded_bytes=self.settings.model_memory_bytes)
+        engine = Engine(self.base, self.store, device := self.settings.device, limits=limits)
         started = time.monotonic()
         engine.load()
         seconds = round(time.monotonic() - started, 2)

@@ -23,7 +23,15 @@ class ServiceSettings(Settings):
     instance_name: str = Field("cpu0", pattern=r"^[a-z][a-z0-9]{0,15}$", description="First part of run ids")
     data_dir: Path = Field(Path("data"), description="Trainings and run states; shared by a node's instances")
     base_model: str = Field(TINY, min_length=1)
-    model_store_url: str | None = Field(None, description="The folder `store` in DATA_DIR where not given")
+    model_store_url: str | None = Field(
+        None,
+        description="file://, gs://, s3:// or enlight+https://; the folder `store` in DATA_DIR by default",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Models at hand, shared by a machine's instances; `cache` in DATA_DIR by default"
+    )
+    cache_max_gb: float = Field(50.0, gt=0, le=1_000_000, description="What CACHE_DIR may take of the disk")
+    model_memory_gb: float = Field(4.0, gt=0, le=10_000, description="Trained models kept in memory")
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
@@ -48,15 +56,30 @@ class ServiceSettings(Settings):
 
     @field_validator("model_store_url")
     @classmethod
-    def _is_a_folder(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).scheme not in ("", "file"):
-            raise ValueError("must be a file:// URL or a folder")
+    def _is_a_store(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in ("", "file", "gs", "s3", "enlight+https", "enlight+http"):
+            raise ValueError("must be a file://, gs://, s3:// or enlight+https:// URL, or a folder")
         return value or None
 
     @property
     def store_url(self) -> str:
         """Where trained models are kept."""
         return self.model_store_url or (self.data_dir / "store").resolve().as_uri()
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of the model cache."""
+        return self.cache_dir or self.data_dir / "cache"
+
+    @property
+    def cache_max_bytes(self) -> int:
+        """Bound of everything in the cache's folder."""
+        return int(self.cache_max_gb * 1e9)
+
+    @property
+    def model_memory_bytes(self) -> int:
+        """Bound of the trained models in this process's memory."""
+        return int(self.model_memory_gb * 1e9)
 
     @property
     def max_body_bytes(self) -> int:

@@ -21,12 +21,13 @@ from typing import Any
 from enlight_common.errors import EnlightError, InvalidField
 from enlight_common.files import write_atomically
 from enlight_common.ids import check_id
+from enlight_common.storage import open_object_store
 from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from dreambooth_api.models.artifact import MANIFEST, describe_files
 from dreambooth_api.models.bases import known_bases, resolve_base
-from dreambooth_api.models.store import open_store
+from dreambooth_api.models.catalog import Catalog
 from dreambooth_api.training.messages import Checkpointed, Finished, Message, Preparing, Progress, Validation
 from dreambooth_api.training.options import PriorPreservation, TrainingOptions
 from dreambooth_api.training.photos import read_folder
@@ -135,11 +136,11 @@ def _run(given: argparse.Namespace) -> int:
         if finished is None:
             print("Interrupted. The same command goes on from where this left off.", file=sys.stderr)
             return _INTERRUPTED
-        folder = _keep(given, workspace, job, finished)
+        kept = _keep(given, workspace, job, finished)
         workspace.remove()
     finally:
         workspace.release()
-    print(folder)
+    print(kept)
     return 0
 
 
@@ -189,18 +190,20 @@ def _show(bar: Any, message: Message) -> None:
             pass
 
 
-def _keep(given: argparse.Namespace, workspace: Workspace, job: Job, finished: Finished) -> Path:
+def _keep(given: argparse.Namespace, workspace: Workspace, job: Job, finished: Finished) -> str:
+    """What to tell of it: the model's id and version, or the folder asked for."""
     if given.output is None:
-        return publish(open_store(given.store), workspace, job, finished).folder
+        catalog = Catalog(open_object_store(given.store, field="--store"))
+        return f"{job.model_id}@{publish(catalog, workspace, job, finished)}"
     output: Path = given.output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         staged = Path(scratch) / "artifact"
         shutil.copytree(workspace.result, staged)
         manifest = manifest_of(job, finished).model_copy(update={"files": describe_files(staged)})
-        write_atomically(staged / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        write_atomically(staged / MANIFEST, manifest.to_bytes())
         os.rename(staged, output)
-    return output
+    return str(output)
 
 
 if __name__ == "__main__":

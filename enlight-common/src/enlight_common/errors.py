@@ -3,21 +3,29 @@
     EnlightError
     ├── InvalidRequest 400          the body is no JSON object, too deep, not UTF-8 …
     ├── Unauthorized 401
+    ├── Forbidden 403               a signed URL that is not valid, or no longer
     ├── NotFound 404
-    │   └── UnknownModel
+    │   ├── UnknownModel
+    │   └── NoSuchObject            the object store has nothing under this key
     ├── RequestTimedOut 408         the client sent its body too slowly
     ├── Conflict 409
+    ├── LengthRequired 411
     ├── PayloadTooLarge 413
     ├── UnsupportedMedia 415
+    ├── RangeNotSatisfiable 416
     ├── InvalidField 422            one field is wrong: `field` names it, the detail says its bound
     ├── WrongBaseModel 422
     ├── UnsupportedBaseModel 422
     ├── InternalError 500
-    │   └── TrainingFailed
+    │   ├── TrainingFailed
+    │   └── StoreDenied             the object store refused the service's own credentials or request
+    ├── SigningUnavailable 501      the object store has no key to sign URLs with
+    ├── StoreCorrupt 502            an object's bytes are not what was promised
     ├── Unavailable 503             nothing was done: send it again after `retry_after` seconds
     │   ├── Busy
     │   ├── Overloaded
-    │   └── ShuttingDown
+    │   ├── ShuttingDown
+    │   └── StoreUnavailable        the object store cannot be reached, or stalls, after all attempts
     ├── TimedOut 504
     └── StorageFull 507
 
@@ -61,6 +69,12 @@ class Unauthorized(EnlightError):
     title = "A valid key is required"
 
 
+class Forbidden(EnlightError):
+    status = 403
+    type = "forbidden"
+    title = "This is not allowed"
+
+
 class NotFound(EnlightError):
     status = 404
     type = "not-found"
@@ -70,6 +84,11 @@ class NotFound(EnlightError):
 class UnknownModel(NotFound):
     type = "unknown-model"
     title = "There is no such model"
+
+
+class NoSuchObject(NotFound):
+    type = "no-such-object"
+    title = "There is no such object in the store"
 
 
 class RequestTimedOut(EnlightError):
@@ -84,6 +103,12 @@ class Conflict(EnlightError):
     title = "The request does not fit the present state"
 
 
+class LengthRequired(EnlightError):
+    status = 411
+    type = "length-required"
+    title = "The request must state its length"
+
+
 class PayloadTooLarge(EnlightError):
     status = 413
     type = "payload-too-large"
@@ -94,6 +119,12 @@ class UnsupportedMedia(EnlightError):
     status = 415
     type = "unsupported-media-type"
     title = "The request body is of another media type"
+
+
+class RangeNotSatisfiable(EnlightError):
+    status = 416
+    type = "range-not-satisfiable"
+    title = "The range asked for is not in the object"
 
 
 class InvalidField(EnlightError):
@@ -133,6 +164,23 @@ class TrainingFailed(InternalError):
     title = "The training failed"
 
 
+class StoreDenied(InternalError):
+    type = "store-denied"
+    title = "The object store refused the service"
+
+
+class SigningUnavailable(EnlightError):
+    status = 501
+    type = "signing-unavailable"
+    title = "The object store cannot sign URLs"
+
+
+class StoreCorrupt(EnlightError):
+    status = 502
+    type = "store-corrupt"
+    title = "An object is not what was promised"
+
+
 class Unavailable(EnlightError):
     status = 503
     type = "unavailable"
@@ -153,6 +201,11 @@ class Overloaded(Unavailable):
 class ShuttingDown(Unavailable):
     type = "shutting-down"
     title = "The service is shutting down"
+
+
+class StoreUnavailable(Unavailable):
+    type = "store-unavailable"
+    title = "The object store cannot be reached"
 
 
 class TimedOut(EnlightError):

@@ -19,7 +19,9 @@ _CHUNK = 1024 * 1024
 
 
 @contextlib.contextmanager
-def _disk_full_as_storage_full() -> Iterator[None]:
+def disk_full_as_storage_full() -> Iterator[None]:
+    """Raise StorageFull for the OSErrors that a full disk or quota gives."""
+    """Raise StorageFull for the OSErrors that a full disk or quota gives."""
     try:
         yield
     except OSError as error:
@@ -38,7 +40,7 @@ def write_atomically(path: Path, data: bytes | str, *, sync: bool = True) -> Non
     raw = data.encode("utf-8") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with _disk_full_as_storage_full():
+        with disk_full_as_storage_full():
             with temporary.open("xb") as file:
                 file.write(raw)
                 if sync:

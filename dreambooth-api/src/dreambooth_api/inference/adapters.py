@@ -1,118 +1,81 @@
-"""LoRA adapters in the base model's pipeline: loaded once, switched on for a drawing, the oldest dropped."""
+"""LoRA adapters in the base model's pipeline: put there once, switched on for a drawing."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_api.models.store import ModelStore
+from dreambooth_api.inference.loaded import LoadedModel, LoadedModels
+from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact, ModelKey
+from dreambooth_api.models.cache.model_cache import ModelCache
 
 log = logging.getLogger(__name__)
 
-#: The file name that ``load_lora_weights`` looks for by itself.
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-
 
 @dataclass(frozen=True)
-class ModelKey:
-    """One stored version of one model."""
+class LoadedAdapter(LoadedModel):
+    """Under which name the pipeline knows it."""
 
-    tenant: str
-    model_id: str
-    version: str
-
-    @property
-    def pinned(self) -> str:
-        """The id that names this very version to the store."""
-        return f"{self.model_id}@{self.version}"
-
-
-@dataclass(frozen=True)
-class _Loaded:
     name: str
-    size: int
+    pipeline: Any
+
+    def drop(self) -> None:
+        try:
+            self.pipeline.delete_adapters(self.name)
+        except Exception:
+            log.warning("an adapter could not be dropped whole", exc_info=True)
 
 
-class AdapterCache:
-    """The adapters of one diffusers pipeline, least recently used dropped first.
+class Adapters:
+    """The adapters of one diffusers pipeline. Not thread-safe: the one drawing thread uses it."""
 
-    Not thread-safe: the one drawing thread uses it.
-    """
-
-    def __init__(self, pipeline: Any, store: ModelStore, *, max_count: int, max_bytes: int) -> None:
+    def __init__(self, pipeline: Any, cache: ModelCache, loaded: LoadedModels) -> None:
         self._pipeline = pipeline
-        self._store = store
-        self._max_count = max_count
-        self._max_bytes = max_bytes
-        self._loaded: OrderedDict[ModelKey, _Loaded] = OrderedDict()
+        self._cache = cache
+        self._loaded = loaded
         # peft keeps adapters in a ModuleDict, whose keys may hold no dot: names of our own.
         self._numbers = itertools.count()
-        self.hits = 0
-        self.misses = 0
-
-    @property
-    def keys(self) -> list[ModelKey]:
-        """What is loaded, least recently used first."""
-        return list(self._loaded)
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of the loaded adapters' files."""
-        return sum(loaded.size for loaded in self._loaded.values())
 
     @contextmanager
-    def active(self, chosen: Sequence[tuple[ModelKey, float]]) -> Iterator[None]:
-        """Apply *chosen* (key, weight) while the context lasts, and none before and after.
+    def active(self, chosen: Sequence[tuple[Artifact, float]]) -> Iterator[None]:
+        """Apply *chosen* (an open artifact, a weight) while the context lasts, and none before and after.
 
         Raises:
-            UnknownModel: the store has one of them no longer.
+            StoreUnavailable, StoreCorrupt, StorageFull: one was damaged, and could not be fetched again.
         """
+        wanted = {artifact.manifest.key for artifact, _ in chosen}
         try:
-            names = [self._name_of(key) for key, _ in chosen]
+            names = [self._name_of(artifact, wanted) for artifact, _ in chosen]
             if names:
                 self._pipeline.enable_lora()
                 self._pipeline.set_adapters(names, [weight for _, weight in chosen])
-                self._make_room(keep={key for key, _ in chosen})
             yield
         finally:
             # Also where loading failed: a freshly loaded adapter is switched on by diffusers.
-            if self._loaded:
+            if any(isinstance(model, LoadedAdapter) for model in self._loaded.models):
                 self._pipeline.disable_lora()
 
-    def _name_of(self, key: ModelKey) -> str:
-        found = self._loaded.get(key)
-        if found is not None:
-            self.hits += 1
-            self._loaded.move_to_end(key)
+    def _name_of(self, artifact: Artifact, wanted: set[ModelKey]) -> str:
+        key = artifact.manifest.key
+        found = self._loaded.find(key)
+        if isinstance(found, LoadedAdapter):
             return found.name
-        self.misses += 1
-        name = f"adapter{next(self._numbers)}"
-        with self._store.open(key.pinned, key.tenant) as artifact:
+        adapter = LoadedAdapter(f"adapter{next(self._numbers)}", self._pipeline)
+        self._loaded.make_room(artifact.bytes, keep=wanted)
+        with self._cache.hashed(artifact) as right:
             try:
                 self._pipeline.load_lora_weights(
-                    str(artifact.folder), weight_name=WEIGHTS_FILE, adapter_name=name, local_files_only=True
+                    str(right.folder),
+                    weight_name=LORA_WEIGHTS,
+                    adapter_name=adapter.name,
+                    local_files_only=True,
                 )
             except BaseException:
-                self._delete(name)
+                adapter.drop()
                 raise
-            size = sum(file.size for file in artifact.manifest.files)
-        self._loaded[key] = _Loaded(name, size)
-        return name
-
-    def _make_room(self, keep: set[ModelKey]) -> None:
-        for key in self.keys:
-            if len(self._loaded) <= self._max_count and self.total_bytes <= self._max_bytes:
-                return
-            if key not in keep:
-                self._delete(self._loaded.pop(key).name)
-
-    def _delete(self, name: str) -> None:
-        try:
-            self._pipeline.delete_adapters(name)
-        except Exception:
-            log.warning("an adapter could not be dropped whole", exc_info=True)
+        self._loaded.put(key, adapter, artifact.bytes)
+        return adapter.name

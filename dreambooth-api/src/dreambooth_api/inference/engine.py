@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any
 
 import torch
 from enlight_common.errors import InvalidField, WrongBaseModel
+from enlight_common.queue import Canceled, Stop
 
-from dreambooth_api.inference.adapters import AdapterCache, ModelKey
+from dreambooth_api.inference.adapters import Adapters
+from dreambooth_api.inference.loaded import LoadedModels
 from dreambooth_api.inference.picture import Drawn, ModelUse, Picture
 from dreambooth_api.inference.pipelines import FullModels, PipelineSet, arguments
-from dreambooth_api.inference.queue import Canceled, Stop
-from dreambooth_api.inference.request import Drawing, DrawRequest, WeightedModel, settle
+from dreambooth_api.inference.request import Drawing, DrawRequest, settle
 from dreambooth_api.inference.schedulers import make_scheduler
-from dreambooth_api.models.artifact import Manifest
+from dreambooth_api.models.artifact import Artifact, Manifest
 from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base, revision_of
 from dreambooth_api.models.store import ModelStore
 
@@ -31,10 +33,11 @@ OnStep = Callable[[int, int], None]
 class EngineLimits:
     """What the engine keeps in memory and draws at once."""
 
-    max_adapters: int = 16
-    #: An SD 1.5 adapter of rank 4 is 3 MB, one of SDXL at rank 64 some 700 MB.
-    max_adapter_bytes: int = 2 * 2**30
-    max_full_models: int = 1
+    #: An SD 1.5 adapter of rank 4 is 3 MB, one of SDXL at rank 64 some 700 MB, a whole SD 1.5 in half
+    #: precision 2 GB.
+    max_loaded_bytes: int = 4 * 10**9
+    #: Every adapter is some hundred small modules of the pipeline.
+    max_loaded: int = 64
     max_batch: int = 8
     #: Four pictures of 512×512: what SD 1.5 draws at once in under 8 GB of fp16.
     max_batch_pixels: int = 4 * 512 * 512
@@ -42,13 +45,24 @@ class EngineLimits:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose models were found and whose settings are decided."""
+    """A request whose models are at hand, and stay so until the context ends, and whose settings are
+    decided.
+    """
 
     drawing: Drawing
     uses: tuple[ModelUse, ...]
-    keys: tuple[ModelKey, ...]
+    artifacts: tuple[Artifact, ...]
     base: BaseModel
     lora_scale: float
+    held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.held.close()
 
     @property
     def full(self) -> bool:
@@ -74,8 +88,9 @@ class Engine:
         self._store = store
         self._drawing = threading.Lock()
         self._base_pipelines: PipelineSet | None = None
-        self._adapters: AdapterCache | None = None
-        self._full = FullModels(store, device, self.dtype, max_count=self.limits.max_full_models)
+        self.loaded = LoadedModels(self.limits.max_loaded_bytes, self.limits.max_loaded)
+        self._adapters: Adapters | None = None
+        self._full = FullModels(store.cache, self.loaded, device, self.dtype)
 
     def load(self) -> None:
         """Bring the base model into memory; seconds to minutes."""
@@ -84,40 +99,38 @@ class Engine:
         self.base = replace(self.base, revision=revision_of(pipeline, self.base))
         pipeline.to(self.device)
         self._base_pipelines = PipelineSet(pipeline)
-        self._adapters = AdapterCache(
-            pipeline,
-            self._store,
-            max_count=self.limits.max_adapters,
-            max_bytes=self.limits.max_adapter_bytes,
-        )
+        self._adapters = Adapters(pipeline, self._store.cache, self.loaded)
 
     @property
     def ready(self) -> bool:
         """Whether the base model is in memory."""
         return self._adapters is not None
 
-    @property
-    def loaded(self) -> list[ModelKey]:
-        """The trained models in memory."""
-        return [*(self._adapters.keys if self._adapters else []), *self._full.keys]
-
-    @property
-    def cache_counts(self) -> tuple[int, int]:
-        """How often a wanted model was (found, not found) in memory."""
-        full, adapters = self._full, self._adapters
-        if adapters is None:
-            return full.hits, full.misses
-        return full.hits + adapters.hits, full.misses + adapters.misses
-
     def prepare(self, request: DrawRequest) -> Prepared:
-        """Find the request's models and decide its settings; quick, and fit for any thread.
+        """Have the request's models at hand, fetching those that are not, and decide its settings.
+
+        Fit for any thread. What it gives is to be closed.
 
         Raises:
             UnknownModel: a model is not in the store.
+            StoreUnavailable, StoreCorrupt, StorageFull, TimedOut: a model could not be fetched.
             WrongBaseModel: an adapter was trained on another base than this engine's.
             InvalidField: these models do not go together, or a setting is out of the base's bounds.
         """
-        manifests = [self._manifest(wanted, request.tenant) for wanted in request.models]
+        with ExitStack() as held:
+            artifacts = [
+                held.enter_context(self._store.open(wanted.model_id, request.tenant))
+                for wanted in request.models
+            ]
+            prepared = self._prepared(request, artifacts)
+            prepared.held.enter_context(held.pop_all())
+            return prepared
+
+    def _prepared(self, request: DrawRequest, artifacts: list[Artifact]) -> Prepared:
+        manifests = [artifact.manifest for artifact in artifacts]
+        for manifest in manifests:
+            if manifest.method == "lora":
+                self._check_base(manifest)
         base = self.base
         if any(manifest.method == "full" for manifest in manifests):
             if len(manifests) > 1:
@@ -129,17 +142,10 @@ class Engine:
                 ModelUse(manifest.model_id, manifest.version, manifest.method, wanted.weight)
                 for manifest, wanted in zip(manifests, request.models, strict=True)
             ),
-            keys=tuple(ModelKey(request.tenant, found.model_id, found.version) for found in manifests),
+            artifacts=tuple(artifacts),
             base=base,
             lora_scale=request.lora_scale,
         )
-
-    def _manifest(self, wanted: WeightedModel, tenant: str) -> Manifest:
-        with self._store.open(wanted.model_id, tenant) as artifact:
-            manifest = artifact.manifest
-        if manifest.method == "lora":
-            self._check_base(manifest)
-        return manifest
 
     def _check_base(self, manifest: Manifest) -> None:
         theirs, ours = manifest.base, self.base
@@ -161,7 +167,10 @@ class Engine:
             Canceled: *stop* said yes.
             UnknownModel, WrongBaseModel, InvalidField: as in ``prepare``.
         """
-        prepared = request if isinstance(request, Prepared) else self.prepare(request)
+        if isinstance(request, DrawRequest):
+            with self.prepare(request) as prepared:
+                return self.draw(prepared, stop=stop, on_step=on_step)
+        prepared = request
         drawing = prepared.drawing
         with self._drawing, self._pipelines(prepared) as pipelines:
             pipeline = pipelines.of(drawing.mode)
@@ -186,13 +195,13 @@ class Engine:
     def _pipelines(self, prepared: Prepared) -> Iterator[PipelineSet]:
         """The pipelines that draw *prepared*, its adapters switched on while the context lasts."""
         if prepared.full:
-            yield self._full.pipelines(prepared.keys[0])
+            yield self._full.pipelines(prepared.artifacts[0])
             return
         if self._adapters is None or self._base_pipelines is None:
             raise RuntimeError("the base model is not loaded")
         chosen = [
-            (key, use.weight * prepared.lora_scale)
-            for key, use in zip(prepared.keys, prepared.uses, strict=True)
+            (artifact, use.weight * prepared.lora_scale)
+            for artifact, use in zip(prepared.artifacts, prepared.uses, strict=True)
         ]
         with self._adapters.active(chosen):
             yield self._base_pipelines

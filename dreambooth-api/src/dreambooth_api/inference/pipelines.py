@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,10 @@ import diffusers
 import PIL.ImageOps
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
-from dreambooth_api.inference.adapters import ModelKey
+from dreambooth_api.inference.loaded import LoadedModel, LoadedModels
 from dreambooth_api.inference.request import Drawing, Mode
-from dreambooth_api.models.store import ModelStore
+from dreambooth_api.models.artifact import Artifact
+from dreambooth_api.models.cache.model_cache import ModelCache
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -42,6 +42,12 @@ class PipelineSet:
             pipeline.set_progress_bar_config(disable=True)
             self._others[mode] = pipeline
         return self._others[mode]
+
+    @property
+    def bytes(self) -> int:
+        """What its weights take in memory."""
+        parts = [part for part in self.text.components.values() if hasattr(part, "parameters")]
+        return sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
 
     def cut_off(self, prompt: str) -> str | None:
         """What of *prompt* is beyond the text encoder's tokens, or None where all of it fits."""
@@ -83,46 +89,45 @@ def _fitted(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
     return PIL.ImageOps.fit(image, size)
 
 
+@dataclass(frozen=True)
+class LoadedPipelines(LoadedModel):
+    """A whole fine-tune, as big as its base model."""
+
+    pipelines: PipelineSet
+
+    def drop(self) -> None:
+        # Nothing else refers to it: Python frees its memory with the object.
+        pass
+
+
 class FullModels:
-    """Pipelines of whole fine-tunes, least recently used dropped first; each is as big as the base model.
+    """Whole fine-tunes. Not thread-safe: the one drawing thread uses it."""
 
-    Not thread-safe: the one drawing thread uses it.
-    """
-
-    def __init__(self, store: ModelStore, device: str, dtype: torch.dtype, *, max_count: int) -> None:
-        self._store = store
+    def __init__(self, cache: ModelCache, loaded: LoadedModels, device: str, dtype: torch.dtype) -> None:
+        self._cache = cache
+        self._loaded = loaded
         self._device = device
         self._dtype = dtype
-        self._max_count = max_count
-        self._loaded: OrderedDict[ModelKey, PipelineSet] = OrderedDict()
-        self.hits = 0
-        self.misses = 0
 
-    @property
-    def keys(self) -> list[ModelKey]:
-        """What is loaded, least recently used first."""
-        return list(self._loaded)
-
-    def pipelines(self, key: ModelKey) -> PipelineSet:
-        """The model's pipelines, from memory or from the store.
+    def pipelines(self, artifact: Artifact) -> PipelineSet:
+        """The pipelines of an open artifact, from memory or from its files.
 
         Raises:
-            UnknownModel: the store has that version no longer.
+            StoreUnavailable, StoreCorrupt, StorageFull: it was damaged, and could not be fetched again.
         """
-        if key in self._loaded:
-            self.hits += 1
-            self._loaded.move_to_end(key)
-            return self._loaded[key]
-        self.misses += 1
-        with self._store.open(key.pinned, key.tenant) as artifact:
-            # Before, not after: two of them may not fit into memory together.
-            while len(self._loaded) >= self._max_count:
-                self._loaded.popitem(last=False)
+        key = artifact.manifest.key
+        found = self._loaded.find(key)
+        if isinstance(found, LoadedPipelines):
+            return found.pipelines
+        # Its files may hold another precision than it is drawn with, so this is a guess.
+        self._loaded.make_room(artifact.bytes)
+        with self._cache.hashed(artifact) as right:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                str(artifact.folder),
-                torch_dtype=self._dtype,
+                str(right.folder),
+                dtype=self._dtype,
                 use_safetensors=True,
                 local_files_only=True,
             ).to(self._device)
-        self._loaded[key] = PipelineSet(pipeline)
-        return self._loaded[key]
+        pipelines = PipelineSet(pipeline)
+        self._loaded.put(key, LoadedPipelines(pipelines), pipelines.bytes)
+        return pipelines

@@ -20,6 +20,20 @@ ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".txt"})
 _STRICT = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+@dataclass(frozen=True)
+class ModelKey:
+    """One version of one model."""
+
+    tenant: str
+    model_id: str
+    version: str
+
+    @property
+    def pinned(self) -> str:
+        """The id that names this very version to the store."""
+        return f"{self.model_id}@{self.version}"
+
+
 class BaseReference(BaseModel):
     """The base model that an artifact belongs to. `revision` is a commit, or the fingerprint of a folder."""
 
@@ -55,6 +69,15 @@ class Manifest(BaseModel):
     files: list[FileEntry] = Field(default_factory=list)
     created_at: str
 
+    @property
+    def key(self) -> ModelKey:
+        """Its names."""
+        return ModelKey(self.tenant, self.model_id, self.version)
+
+    def to_bytes(self) -> bytes:
+        """What is written to `model.json`."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -70,7 +93,13 @@ class Artifact:
 
 def now() -> str:
     """The present time in UTC as RFC 3339 with microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339(datetime.now(UTC).timestamp())
+
+
+def rfc3339(seconds: float) -> str:
+    """A time in seconds since the epoch as RFC 3339 in UTC with microseconds."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def new_version() -> str:

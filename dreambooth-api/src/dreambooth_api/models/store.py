@@ -1,278 +1,190 @@
-"""Where trained models are kept: one small interface, and the folder behind it.
-
-    root/models/<tenant>/<model id>/<version>/   a version, complete because its manifest was written last
-    root/.incoming/<random>/                     being written; unknown to readers
-
-What has no manifest does not exist. A version is deleted by taking its manifest's name away; its files go
-when the last reader that has it open is done, which shared locks on the manifest tell, on any process of the
-machine.
-"""
+"""Where trained models are found: the object store that has them all, and the cache that is read from."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import os
-import shutil
+import logging
+import threading
 import time
-import uuid
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
-from enlight_common.errors import Conflict, InvalidField, StorageFull, UnknownModel
-from enlight_common.files import fsync_folder, write_atomically
+from enlight_common.errors import InvalidField, StoreUnavailable, UnknownModel
 from enlight_common.ids import check_id
-from pydantic import ValidationError
+from enlight_common.storage import open_object_store
 
-from dreambooth_api.models.artifact import MANIFEST, Artifact, Manifest, describe_files, new_version
+from dreambooth_api.models.artifact import Artifact, Manifest, ModelKey
+from dreambooth_api.models.cache.entry import LOCK
+from dreambooth_api.models.cache.model_cache import ModelCache
+from dreambooth_api.models.cache.space import CachedModel
+from dreambooth_api.models.catalog import Catalog
 
-_DELETED = ".deleted-" + MANIFEST
-_ABANDONED_AFTER_S = 24 * 3600  # an upload still being staged after a day has no process behind it
-_MAX_MANIFEST_BYTES = 4_000_000
+_log = logging.getLogger(__name__)
 
-
-class ModelStore(Protocol):
-    """Keeps artifacts by tenant, model id and version. Every id is checked before it comes near a path."""
-
-    def publish(self, folder: Path, manifest: Manifest) -> Artifact:
-        """Keep `folder` under the manifest's names. `manifest.version` may be empty, `files` is filled in
-        here.
-
-        Raises Conflict when that version is there already, InvalidField for a file that has no place in an
-        artifact, StorageFull.
-        """
-        ...
-
-    def open(self, model_id: str, tenant: str = "default") -> AbstractContextManager[Artifact]:
-        """The newest version, or that of `id@version`; whole until the context ends. Raises UnknownModel."""
-        ...
-
-    def list(self, tenant: str = "default") -> Sequence[Manifest]:
-        """All versions of a tenant's models, by model id and newest first."""
-        ...
-
-    def delete(self, model_id: str, tenant: str = "default") -> None:
-        """Forget all versions, or that of `id@version`. Raises UnknownModel when there is none."""
-        ...
+#: How long another machine's new version or deletion may go unnoticed. On this machine both show at once.
+_FRESH_S = 30.0
+#: An unreachable store is asked again after this time; what is cached is served meanwhile.
+_ASK_AGAIN_S = 5.0
+#: Clocks of machines, and a listing that began before a model was published.
+_RECENT_S = 120.0
+_REMEMBERED = 4096
 
 
-def open_store(url: str) -> ModelStore:
-    """The store at a `file:///folder` URL or a plain path. Raises InvalidField for other schemes."""
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return FolderStore(Path(unquote(parts.path)))
-    if not parts.scheme and url:
-        return FolderStore(Path(url))
-    raise InvalidField("MODEL_STORE_URL", "must be a file:// URL with a path")
+@dataclass(frozen=True)
+class _Versions:
+    """A model's versions in the object store, newest first, and until when (monotonic) that is believed.
+    `certain` is off when the store could not be asked.
+    """
+
+    names: tuple[str, ...]
+    until: float
+    certain: bool = True
 
 
-class FolderStore:
-    """A store in a folder, which several processes and machines may share."""
+class ModelStore:
+    """Models by id, or `id@version`, for one tenant at a time."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        self._models = self.root / "models"
-        self._incoming = self.root / ".incoming"
-        self._models.mkdir(parents=True, exist_ok=True)
-        self._incoming.mkdir(exist_ok=True)
-        self._remove_abandoned()
-
-    def publish(self, folder: Path, manifest: Manifest) -> Artifact:
-        version = check_id(manifest.version or new_version(), "version")
-        model = self._model_folder(manifest.model_id, manifest.tenant)
-        target = model / version
-        if target.exists():
-            raise Conflict("this version of the model is there already")
-        try:
-            files = describe_files(folder)
-        except ValueError as error:
-            raise InvalidField("folder", str(error)) from error
-        complete = manifest.model_copy(update={"version": version, "files": files})
-        staged = self._incoming / uuid.uuid4().hex
-        try:
-            staged.mkdir()
-            for entry in files:
-                _link_or_copy(folder / entry.path, staged / entry.path)
-            for place in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
-                fsync_folder(place)
-            write_atomically(staged / MANIFEST, complete.model_dump_json(indent=2) + "\n")
-            _rename_into(staged, target)
-            fsync_folder(model)
-        except OSError as error:
-            shutil.rmtree(staged, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull("there is no room left for the model") from error
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise Conflict("this version of the model is there already") from error
-            raise
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
-        return Artifact(target, complete)
+    def __init__(self, catalog: Catalog, cache: ModelCache, *, fresh_s: float = _FRESH_S) -> None:
+        self.catalog, self.cache = catalog, cache
+        self._fresh_s = fresh_s
+        self._known: OrderedDict[tuple[str, str], _Versions] = OrderedDict()
+        self._knowing = threading.Lock()
 
     @contextlib.contextmanager
     def open(self, model_id: str, tenant: str = "default") -> Iterator[Artifact]:
-        for folder in self._versions(model_id, tenant):
-            reading = _hold(folder)
-            if reading is None:
-                continue
-            artifact, descriptor = reading
+        """The newest version, or that of `id@version`: its files in a folder, whole until the context ends.
+
+        Raises UnknownModel, InvalidField, StoreUnavailable, StoreCorrupt, StorageFull, TimedOut.
+        """
+        with contextlib.ExitStack() as stack:
             try:
-                yield artifact
-            finally:
-                os.close(descriptor)
-                _remove_if_deleted(folder)
-            return
-        raise UnknownModel("there is no model of this id")
+                key = self.find(model_id, tenant)
+                artifact = stack.enter_context(self.cache.open(key))
+            except UnknownModel:
+                # Deleted since it was last asked for; there may be an older version.
+                self._forget(model_id, tenant)
+                key = self.find(model_id, tenant)
+                artifact = stack.enter_context(self.cache.open(key))
+            yield artifact
+
+    def find(self, model_id: str, tenant: str = "default") -> ModelKey:
+        """Which version an id, or `id@version`, means now.
+
+        Raises UnknownModel, InvalidField, StoreUnavailable when the object store is needed to tell.
+        """
+        name, version = _split(model_id)
+        check_id(tenant, "tenant")
+        here = self.cache.space.versions(tenant, name)
+        known = self._versions(tenant, name, here)
+        if here and known.certain and here[0] > (known.names[0] if known.names else ""):
+            # Another instance of this machine published it just now; or it was deleted elsewhere.
+            self._forget(name, tenant)
+            known = self._versions(tenant, name, here)
+        names = known.names if known.certain else tuple(sorted({*known.names, *here}, reverse=True))
+        if version is not None:
+            names = tuple(found for found in names if found == version)
+        if not names:
+            raise UnknownModel("there is no model of this id")
+        return ModelKey(tenant, name, names[0])
+
+    def publish(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Put `folder` into the object store under the manifest's names, and into the cache.
+
+        `manifest.version` may be empty, `files` is filled in here; the complete manifest is returned.
+        Raises Conflict when that version is there already, InvalidField for a file that has no place in a
+        model, StoreUnavailable, StorageFull.
+        """
+        complete = self.catalog.publish(folder, manifest)
+        self.cache.take(folder, complete)
+        self._forget(complete.model_id, complete.tenant)
+        return complete
+
+    def has(self, key: ModelKey) -> bool:
+        """Whether the object store has this version. Raises StoreUnavailable."""
+        return self.catalog.has(key)
 
     def list(self, tenant: str = "default") -> Sequence[Manifest]:
-        folder = self._models / check_id(tenant, "tenant")
-        found = []
-        for model in sorted(_folders_in(folder)):
-            for version in sorted(_folders_in(model), reverse=True):
-                artifact = _read(version)
-                if artifact is not None:
-                    found.append(artifact.manifest)
+        """All versions of a tenant's models, by model id and newest first. Raises StoreUnavailable."""
+        return self.catalog.list(tenant)
+
+    def cached(self, tenant: str = "default") -> Sequence[CachedModel]:
+        """What of a tenant's is in the cache."""
+        check_id(tenant, "tenant")
+        return [model for model in self.cache.models() if model.key.tenant == tenant]
+
+    def delete(self, model_id: str, tenant: str = "default") -> Sequence[ModelKey]:
+        """Delete all versions, or that of `id@version`, from the object store and from this machine's cache,
+        and tell which. Who has one open keeps it until then.
+
+        Raises UnknownModel when there is none, StoreUnavailable.
+        """
+        name, version = _split(model_id)
+        names = self.catalog.versions(tenant, name)
+        keys = [ModelKey(tenant, name, found) for found in names if version is None or found == version]
+        for key in keys:
+            self.catalog.delete(key)
+            self.cache.remove(key)
+        self._forget(name, tenant)
+        if not keys:
+            raise UnknownModel("there is no model of this id")
+        return keys
+
+    # -- what is known of the object store
+
+    def _versions(self, tenant: str, name: str, here: Sequence[str]) -> _Versions:
+        with self._knowing:
+            known = self._known.get((tenant, name))
+        if known is not None and time.monotonic() < known.until:
+            return known
+        asked_at = time.time()
+        try:
+            found = _Versions(tuple(self.catalog.versions(tenant, name)), time.monotonic() + self._fresh_s)
+        except StoreUnavailable:
+            if not here:
+                raise
+            _log.warning("the object store cannot be asked: cached models are served", exc_info=True)
+            before = known.names if known is not None else ()
+            found = _Versions(before, time.monotonic() + min(_ASK_AGAIN_S, self._fresh_s), certain=False)
+        else:
+            self._remove_deleted(tenant, name, here, found.names, asked_at)
+        with self._knowing:
+            self._known[tenant, name] = found
+            self._known.move_to_end((tenant, name))
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
         return found
 
-    def delete(self, model_id: str, tenant: str = "default") -> None:
-        deleted = False
-        for folder in self._versions(model_id, tenant):
+    def _remove_deleted(
+        self, tenant: str, name: str, here: Sequence[str], there: Sequence[str], asked_at: float
+    ) -> None:
+        """Let go of entries that another machine deleted from the object store."""
+        for version in set(here) - set(there):
+            key = ModelKey(tenant, name, version)
             with contextlib.suppress(FileNotFoundError):
-                (folder / MANIFEST).rename(folder / _DELETED)
-                deleted = True
-                fsync_folder(folder)
-            _remove_if_deleted(folder)
-        with contextlib.suppress(OSError):
-            self._model_folder(model_id.partition("@")[0], tenant).rmdir()  # when that was the last version
-        if not deleted:
-            raise UnknownModel("there is no model of this id")
+                taken_in = (self.cache.space.folder_of(key) / LOCK).stat().st_mtime
+                if asked_at - taken_in > _RECENT_S:
+                    self.cache.remove(key)
 
-    def _model_folder(self, model_id: str, tenant: str) -> Path:
-        folder = self._models / check_id(tenant, "tenant") / check_id(model_id, "model_id")
-        if folder.is_symlink() or folder.parent.is_symlink():
-            raise UnknownModel("there is no model of this id")
-        return folder
-
-    def _versions(self, model_id: str, tenant: str) -> Sequence[Path]:
-        """The folders that `id` or `id@version` may mean, newest first; they need not be whole."""
-        if not isinstance(model_id, str):
-            raise InvalidField("model_id", "must be a string")
-        name, at, version = model_id.partition("@")
-        model = self._model_folder(name, tenant)
-        if at:
-            folder = model / check_id(version, "model_id")
-            return [folder] if folder.is_dir() and not folder.is_symlink() else []
-        return sorted(_folders_in(model), reverse=True)
-
-    def _remove_abandoned(self) -> None:
-        """What a killed publisher or deleter left: unknown to readers, so only room is won."""
-        for staged in _folders_in(self._incoming):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - staged.stat().st_mtime > _ABANDONED_AFTER_S:
-                    shutil.rmtree(staged, ignore_errors=True)
-        for deleted in self._models.glob(f"*/*/*/{_DELETED}"):
-            _remove_if_deleted(deleted.parent)
+    def _forget(self, model_id: str, tenant: str) -> None:
+        with self._knowing:
+            self._known.pop((tenant, _split(model_id)[0]), None)
 
 
-def _rename_into(staged: Path, target: Path) -> None:
-    """Rename, making the folders above; again when a deleter of the last other version removed them just
-    then.
+def open_store(url: str, cache_folder: Path, cache_max_bytes: int) -> ModelStore:
+    """The store behind a file://, gs://, s3:// or enlight+https:// URL, with its cache in a folder.
+
+    Raises InvalidField("MODEL_STORE_URL").
     """
-    for attempt in range(3):
-        for folder in (target.parent.parent, target.parent):
-            folder.mkdir(exist_ok=True)
-            fsync_folder(folder.parent)
-        try:
-            staged.rename(target)
-            return
-        except FileNotFoundError:
-            if attempt == 2:
-                raise
+    catalog = Catalog(open_object_store(url, field="MODEL_STORE_URL"))
+    return ModelStore(catalog, ModelCache(cache_folder, catalog, cache_max_bytes))
 
 
-def _folders_in(folder: Path) -> Sequence[Path]:
-    try:
-        entries = list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [
-        path for path in entries if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
-    ]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """The file again under another name, synced. A hard link costs nothing; other file systems get a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _read(folder: Path) -> Artifact | None:
-    """The artifact in `folder`, or None where there is none: no manifest, another's, or a file cut short."""
-    manifest = folder / MANIFEST
-    try:
-        if manifest.is_symlink() or manifest.stat().st_size > _MAX_MANIFEST_BYTES:
-            return None
-        artifact = Artifact(folder, Manifest.model_validate_json(manifest.read_bytes()))
-    except (OSError, ValidationError):
-        return None
-    names = (artifact.manifest.tenant, artifact.manifest.model_id, artifact.manifest.version)
-    if names != folder.parts[-3:] or not all(
-        _is_whole(folder, e.path, e.size) for e in artifact.manifest.files
-    ):
-        return None
-    return artifact
-
-
-def _is_whole(folder: Path, name: str, size: int) -> bool:
-    path = folder / name
-    try:
-        inside = path.resolve().is_relative_to(folder)
-        return inside and not path.is_symlink() and path.is_file() and path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def _hold(folder: Path) -> tuple[Artifact, int] | None:
-    """The artifact with a shared lock on its manifest, by which deleters know that it is being read."""
-    try:
-        descriptor = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Read after the lock is held: a deleter may have been between the two.
-        artifact = _read(folder)
-    except OSError:
-        artifact = None
-    if artifact is None:
-        os.close(descriptor)
-        return None
-    return artifact, descriptor
-
-
-def _remove_if_deleted(folder: Path) -> None:
-    """Remove a version whose manifest was renamed away, unless somebody still reads it."""
-    try:
-        descriptor = os.open(folder / _DELETED, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+def _split(model_id: str) -> tuple[str, str | None]:
+    """Name and version of `id` or `id@version`. Raises InvalidField."""
+    if not isinstance(model_id, str):
+        raise InvalidField("model_id", "must be a string")
+    name, at, version = model_id.partition("@")
+    check_id(name, "model_id")
+    return name, check_id(version, "model_id") if at else None

@@ -7,11 +7,11 @@ import logging
 
 from enlight_common.errors import EnlightError, ShuttingDown
 from enlight_common.images import encode_image
+from enlight_common.queue import Canceled
 from enlight_common.web import documented, parse_body
 from flask import Blueprint, Response, jsonify
 
 from dreambooth_api.inference.picture import Drawn, description, settings_of
-from dreambooth_api.inference.queue import Canceled
 from dreambooth_api.routes.context import context, watch_work
 from dreambooth_api.schemas.inference import InferenceAnswer, InferenceBody, UsedModel
 
@@ -41,13 +41,13 @@ def draw() -> Response:
     with here.pictures.enter("drawing"):
         request = parse_body(InferenceBody)
         engine = service.engine
-        prepared = engine.prepare(request.draw_request())
         try:
-            drawn = service.drawings.run(
-                lambda stop: engine.draw(prepared, stop=stop),
-                pictures=prepared.drawing.num_image,
-                stop=watch_work(),
-            )
+            with engine.prepare(request.draw_request()) as prepared:
+                drawn = service.drawings.run(
+                    lambda stop: engine.draw(prepared, stop=stop),
+                    units=prepared.drawing.num_image,
+                    stop=watch_work(),
+                )
         except Canceled:
             if service.stopping:
                 raise ShuttingDown("the service is shutting down, the pictures were not finished") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enlight_common.web import documented
 from flask import Blueprint, Response, jsonify
 
+from dreambooth_api.models.artifact import Manifest, rfc3339
 from dreambooth_api.routes.context import context
 from dreambooth_api.schemas.models import ModelList, StoredModel
 
@@ -14,29 +15,52 @@ blueprint = Blueprint("models", __name__)
 @blueprint.get("/models")
 @documented("List the trained models", answers={200: ModelList}, tags=["models"])
 def list_models() -> Response:
-    """Every stored version, newest first within a model, and which are in this instance's memory."""
+    """Every stored version, newest first within a model; which are in this machine's cache, and which in
+    this instance's memory.
+    """
     service = context().service
     engine = service.loaded_engine
-    loaded = {(key.model_id, key.version) for key in engine.loaded} if engine else set()
-    stored = [
-        StoredModel(
-            model_id=manifest.model_id,
-            version=manifest.version,
+    loaded = engine.loaded.sizes if engine else {}
+    cached = {model.key: model for model in service.store.cached()}
+
+    def describe(manifest: Manifest) -> StoredModel:
+        key = manifest.key
+        entry = cached.get(key)
+        return StoredModel(
+            model_id=key.model_id,
+            version=key.version,
             method=manifest.method,
             base=manifest.base.name,
             instance_prompt=manifest.instance_prompt,
             bytes=sum(file.size for file in manifest.files),
             created_at=manifest.created_at,
-            loaded=(manifest.model_id, manifest.version) in loaded,
+            cached=entry is not None,
+            cached_bytes=entry.bytes if entry else 0,
+            last_used=rfc3339(entry.last_used) if entry else None,
+            pinned=entry is not None and entry.pinned,
+            loaded=key in loaded,
+            loaded_bytes=loaded.get(key, 0),
         )
-        for manifest in service.store.list()
-    ]
-    return jsonify(ModelList(base=service.base.name, models=stored).model_dump())
+
+    models = [describe(manifest) for manifest in service.store.list()]
+    space = service.store.cache.space
+    answer = ModelList(
+        base=service.base.name,
+        cache_bytes=space.used_bytes(),
+        cache_max_bytes=space.max_bytes,
+        models=models,
+    )
+    return jsonify(answer.model_dump())
 
 
 @blueprint.delete("/models/<model_id>")
 @documented("Delete a trained model", answers={204: None}, tags=["models"])
 def delete_model(model_id: str) -> tuple[str, int]:
-    """Deletes all versions of the model, or the one named by `id@version`."""
-    context().service.store.delete(model_id)
+    """Deletes all versions of the model, or the one named by `id@version`, from the store and from this
+    machine's cache. Drawings that are going on finish with the version they have.
+    """
+    service = context().service
+    for key in service.store.delete(model_id):
+        if service.loaded_engine is not None:
+            service.loaded_engine.loaded.forget(key)
     return "", 204

@@ -6,7 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StoredModel(BaseModel):
-    """One version of a trained model. ``bytes`` is the size of its files."""
+    """One version of a trained model.
+
+    ``bytes`` is the size of its files, ``cached_bytes`` what it takes of this machine's disk and
+    ``loaded_bytes`` of this instance's memory. ``last_used`` is when any instance of this machine last
+    opened it.
+    """
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -17,11 +22,20 @@ class StoredModel(BaseModel):
     instance_prompt: str
     bytes: int
     created_at: str
+    cached: bool
+    cached_bytes: int
+    last_used: str | None
+    pinned: bool
     loaded: bool
+    loaded_bytes: int
 
 
 class ModelList(BaseModel):
-    """The base model that this instance draws with, and all trained models of the store."""
+    """The base model that this instance draws with, all trained models of the store, and what this machine's
+    cache takes and may take of the disk.
+    """
 
     base: str
+    cache_bytes: int
+    cache_max_bytes: int
     models: list[StoredModel]

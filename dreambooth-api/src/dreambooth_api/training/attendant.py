@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from enlight_common.errors import EnlightError, StorageFull, TimedOut
+from enlight_common.errors import EnlightError, StorageFull, StoreUnavailable, TimedOut
 
-from dreambooth_api.models.store import ModelStore
 from dreambooth_api.training.messages import (
     Checkpointed,
     Failed,
@@ -27,13 +26,14 @@ from dreambooth_api.training.messages import (
     Validation,
 )
 from dreambooth_api.training.process import TrainerProcess
-from dreambooth_api.training.publication import publish
+from dreambooth_api.training.publication import Publisher, publish
 from dreambooth_api.training.run_state import RESUMABLE, Ending, RunFiles, RunState
 from dreambooth_api.training.workspace import Job, Workspace
 
 _log = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 0.5  # other instances' readers see progress this late at most
+_PUBLISH_AGAIN_S = (5.0, 15.0, 45.0, 135.0)
 _SAVE_S = 120.0  # for a checkpoint that is being written: 10 GB of a full fine-tune of SD 1.5
 _REAP_S = 30.0  # for a killed process to be gone, and for a model that was just finished to be published
 
@@ -50,7 +50,7 @@ class Attendant:
         workspace: Workspace,
         process: TrainerProcess,
         *,
-        store: ModelStore,
+        store: Publisher,
         files: RunFiles,
         changed: threading.Condition,
         on_end: Callable[[RunState], None],
@@ -59,6 +59,7 @@ class Attendant:
         self._workspace, self._process = workspace, process
         self._store, self._files, self._changed, self._on_end = store, files, changed, on_end
         self._leaving: Ending | None = None
+        self._leave_asked = threading.Event()
         self._saving = False
         self._ended = threading.Event()
         # A daemon: a service that leaves without `shutdown` is no reason to go on, and the child leaves
@@ -72,6 +73,7 @@ class Attendant:
     def ask_to_leave(self, why: Ending) -> None:
         """Have the run save itself and end, and take nobody in any more."""
         self._leaving = self._leaving or why
+        self._leave_asked.set()
         self._process.ask_to_stop()
 
     def await_end(self, grace_s: float, *, may_save: bool) -> None:
@@ -155,13 +157,24 @@ class Attendant:
     def _publish(self, finished: Finished) -> RunState:
         self._tell(self.state.after(phase="publishing"))
         try:
-            artifact = publish(self._store, self._workspace, self.job, finished)
+            version = self._publish_patiently(finished)
         except StorageFull as error:
             return self.state.failed(error.detail, "storage-full")
         except (EnlightError, OSError):
             _log.exception("a trained model could not be published", extra={"run_id": self.state.run_id})
             return self.state.failed("the trained model could not be put into the store", "publication")
-        return self.state.succeeded(artifact.manifest.version)
+        return self.state.succeeded(version)
+
+    def _publish_patiently(self, finished: Finished) -> str:
+        for wait_s in _PUBLISH_AGAIN_S:
+            try:
+                return publish(self._store, self._workspace, self.job, finished)
+            except StoreUnavailable:
+                # After hours of training it may wait some minutes for a store to come back.
+                _log.warning("the object store cannot be reached, trying again in %s s", wait_s)
+                if self._leave_asked.wait(wait_s):
+                    break
+        return publish(self._store, self._workspace, self.job, finished)
 
     def _end(self, state: RunState) -> None:
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from enlight_common.errors import Conflict, UnknownModel
+import contextlib
+from pathlib import Path
+from typing import Protocol
 
-from dreambooth_api.models.artifact import Artifact, BaseReference, Manifest, now
-from dreambooth_api.models.store import ModelStore
+from enlight_common.errors import Conflict
+
+from dreambooth_api.models.artifact import BaseReference, Manifest, ModelKey, now
 from dreambooth_api.training.messages import Finished
 from dreambooth_api.training.workspace import Job, Workspace
 
@@ -29,25 +32,27 @@ def manifest_of(job: Job, finished: Finished, version: str = "") -> Manifest:
     )
 
 
-def publish(store: ModelStore, workspace: Workspace, job: Job, finished: Finished) -> Artifact:
+class Publisher(Protocol):
+    """A `Catalog`, or a `ModelStore` that keeps what is published at hand, too."""
+
+    def publish(self, folder: Path, manifest: Manifest) -> Manifest: ...
+
+    def has(self, key: ModelKey) -> bool: ...
+
+
+def publish(store: Publisher, workspace: Workspace, job: Job, finished: Finished) -> str:
     """Keep the result, under a version name that is written down before: a second call finds the first
-    one's.
+    one's. The version is returned.
     """
     version = workspace.plan_version()
-    try:
-        return store.publish(workspace.result, manifest_of(job, finished, version))
-    except Conflict:
-        with store.open(f"{job.model_id}@{version}", job.tenant) as artifact:
-            return artifact
+    with contextlib.suppress(Conflict):  # published before, by an owner that died then
+        store.publish(workspace.result, manifest_of(job, finished, version))
+    return version
 
 
-def was_published(store: ModelStore, workspace: Workspace, tenant: str, model_id: str) -> str | None:
+def was_published(store: Publisher, workspace: Workspace, tenant: str, model_id: str) -> str | None:
     """The version that the workspace's result was published as before its owner died, if it came so far."""
     version = workspace.planned_version()
     if version is None:
         return None
-    try:
-        with store.open(f"{model_id}@{version}", tenant):
-            return version
-    except UnknownModel:
-        return None
+    return version if store.has(ModelKey(tenant, model_id, version)) else None

@@ -27,12 +27,11 @@ from PIL import Image
 
 from dreambooth_api.models.artifact import now
 from dreambooth_api.models.bases import resolve_base
-from dreambooth_api.models.store import ModelStore
 from dreambooth_api.training.attendant import Attendant
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.photos import check_count
 from dreambooth_api.training.process import TrainerProcess
-from dreambooth_api.training.publication import was_published
+from dreambooth_api.training.publication import Publisher, was_published
 from dreambooth_api.training.run_state import INSTANCE, RESUMABLE, RunFiles, RunState, new_run_id
 from dreambooth_api.training.workspace import Job, Workspace, prepare_job, prune
 
@@ -53,7 +52,7 @@ class Trainings:
     def __init__(
         self,
         folder: Path,
-        store: ModelStore,
+        store: Publisher,
         instance: str,
         *,
         device: str = "cpu",

@@ -5,7 +5,7 @@ from enlight_common.web.logs import current_request_id, current_traceparent, log
 from enlight_common.web.metrics import registry_of
 from enlight_common.web.openapi import Problem, ServiceInfo, documented
 from enlight_common.web.parsing import Body, parse_body
-from enlight_common.web.serving import gunicorn_settings
+from enlight_common.web.serving import become_gunicorn, gunicorn_settings
 from enlight_common.web.streams import (
     Event,
     LongLived,
@@ -25,6 +25,7 @@ __all__ = [
     "Problem",
     "ServiceInfo",
     "Slot",
+    "become_gunicorn",
     "client_gone",
     "create_app",
     "current_request_id",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Flask
 
 from enlight_common.web import api_page, health, logs, metrics, openapi, problems
+from enlight_common.web.draining import DRAIN
 from enlight_common.web.health import Ready
 from enlight_common.web.openapi import ServiceInfo
 
@@ -16,16 +19,20 @@ def create_app(
     ready: Ready,
     info: ServiceInfo | None = None,
     body_seconds: float = 60.0,
+    drain: Callable[[], None] = lambda: None,
 ) -> Flask:
     """An app with problem documents for errors, request ids, JSON access logs, `/healthz`, `/readyz`,
     `/metrics`, `/openapi.json` and `/docs`. `name` is the importing module's `__name__`.
 
     `max_body_bytes` bounds every body: a longer one is refused with 413. `body_seconds` is how long one may
     take to arrive (408); nginx hands over whole bodies, so this is for clients that come without it.
+    `drain` is called on SIGTERM, while requests are still answered: it says no to new work and returns when
+    the process may leave.
     """
     app = Flask(name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.config["BODY_SECONDS"] = body_seconds
+    app.extensions[DRAIN] = drain
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     logs.install(app)

@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from enlight_common.web.logs import log_settings
 
@@ -24,14 +25,15 @@ def gunicorn_settings(
 ) -> dict[str, Any]:
     """Settings for a gunicorn of one process and `threads` threads, by gunicorn's names.
 
-    `grace_s` is how long requests in flight may go on after SIGTERM, `stall_s` how long a client may neither
-    take nor send a byte in the middle of a request. One process: the model is in its memory.
+    `grace_s` is how long requests in flight may go on after SIGTERM, draining the app included, `stall_s`
+    how long a client may neither take nor send a byte in the middle of a request. One process: the model is
+    in its memory.
     """
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "proc_name": name,
         "workers": 1,
-        "worker_class": "gthread",
+        "worker_class": "enlight_common.web.draining.DrainingWorker",
         "threads": threads,
         # Connections, idle ones included; far above the threads so that idle keep-alive ones cost nothing.
         "worker_connections": max(1000, 4 * threads),
@@ -54,6 +56,14 @@ def gunicorn_settings(
         "when_ready": functools.partial(_bound_slow_clients, stall_s),
         "post_worker_init": _prepare_worker,
     }
+
+
+def become_gunicorn(config: str, app: str) -> NoReturn:
+    """Become a gunicorn with the settings of the module *config*, that serves *app* ("package.app:create()"),
+    so that signals reach it.
+    """
+    command = [sys.executable, "-m", "gunicorn", "-c", f"python:{config}", app]
+    os.execv(sys.executable, command)
 
 
 def _bound_slow_clients(stall_s: int, server: Any) -> None:

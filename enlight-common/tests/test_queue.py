@@ -1,4 +1,4 @@
-"""Drawings are made one at a time in order of arrival; who goes away leaves no gap."""
+"""Work is done one piece at a time in order of arrival; who goes away leaves no gap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from dreambooth_api.inference.queue import Canceled, DrawingQueue
 from enlight_common.errors import Overloaded
+from enlight_common.queue import Canceled, WorkQueue
 
 WITHIN_S = 10
 
@@ -19,25 +19,25 @@ def never() -> bool:
 
 
 class HeldQueue:
-    """A queue whose first drawing lasts until it is let go, with more waiting behind it."""
+    """A queue whose first work lasts until it is let go, with more waiting behind it."""
 
     def __init__(self, limit: int) -> None:
-        self.queue = DrawingQueue(limit)
+        self.queue = WorkQueue(limit)
         self.go_on = threading.Event()
-        self.drawn: list[str] = []
+        self.done: list[str] = []
         self._threads = ThreadPoolExecutor(8)
         self.first = self.submit("first", wait=True)
         until(lambda: self.queue.busy and self.queue.length == 0)
 
     def submit(self, name: str, *, wait: bool = False, stop: Callable[[], bool] = never) -> Future[str]:
-        def draw(_stop: Callable[[], bool]) -> str:
+        def work(_stop: Callable[[], bool]) -> str:
             if wait:
                 assert self.go_on.wait(WITHIN_S)
-            self.drawn.append(name)
+            self.done.append(name)
             return name
 
         waiting = self.queue.length
-        future = self._threads.submit(self.queue.run, draw, pictures=1, stop=stop)
+        future = self._threads.submit(self.queue.run, work, units=1, stop=stop)
         if not wait:
             until(lambda: self.queue.length == waiting + 1 or future.done())
         return future
@@ -50,12 +50,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_drawings_are_made_in_order_of_arrival() -> None:
+def test_pieces_are_made_in_order_of_arrival() -> None:
     held = HeldQueue(limit=5)
     futures = [held.submit(name) for name in ("second", "third", "fourth")]
     held.go_on.set()
     assert [future.result(WITHIN_S) for future in futures] == ["second", "third", "fourth"]
-    assert held.drawn == ["first", "second", "third", "fourth"]
+    assert held.done == ["first", "second", "third", "fourth"]
     until(lambda: not held.queue.busy)
 
 
@@ -63,12 +63,12 @@ def test_more_than_the_limit_are_refused_with_a_time_to_come_again() -> None:
     held = HeldQueue(limit=2)
     waiting = [held.submit("second"), held.submit("third")]
     with pytest.raises(Overloaded) as refused:
-        held.queue.run(lambda _: "fourth", pictures=1, stop=never)
-    assert refused.value.retry_after == 3, "three pictures of a second each are ahead"
+        held.queue.run(lambda _: "fourth", units=1, stop=never)
+    assert refused.value.retry_after == 3, "three units of a second each are ahead"
     held.go_on.set()
     for future in waiting:
         future.result(WITHIN_S)
-    assert held.queue.run(lambda _: "fifth", pictures=1, stop=never) == "fifth"
+    assert held.queue.run(lambda _: "fifth", units=1, stop=never) == "fifth"
 
 
 def test_who_leaves_while_waiting_gives_up_the_place() -> None:
@@ -82,23 +82,23 @@ def test_who_leaves_while_waiting_gives_up_the_place() -> None:
     after = held.submit("after")
     held.go_on.set()
     assert after.result(WITHIN_S) == "after"
-    assert held.drawn == ["first", "after"]
+    assert held.done == ["first", "after"]
 
 
-def test_a_drawing_that_fails_fails_its_own_caller_only() -> None:
-    queue = DrawingQueue(limit=1)
+def test_a_work_that_fails_fails_its_own_caller_only() -> None:
+    queue = WorkQueue(limit=1)
 
     def fail(_: object) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        queue.run(fail, pictures=1, stop=never)
-    assert queue.run(lambda _: "next", pictures=1, stop=never) == "next"
-    assert queue.pictures_drawn == 1
+        queue.run(fail, units=1, stop=never)
+    assert queue.run(lambda _: "next", units=1, stop=never) == "next"
+    assert queue.units_done == 1
 
 
-def test_the_time_to_wait_follows_recent_drawings() -> None:
-    queue = DrawingQueue(limit=1)
-    queue.run(lambda _: time.sleep(0.2), pictures=2, stop=never)
-    assert 0.1 <= queue.seconds_per_picture < 1
+def test_the_time_to_wait_follows_recent_pieces() -> None:
+    queue = WorkQueue(limit=1)
+    queue.run(lambda _: time.sleep(0.2), units=2, stop=never)
+    assert 0.1 <= queue.seconds_per_unit < 1
     assert queue.seconds_ahead() == 0

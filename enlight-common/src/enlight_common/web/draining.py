@@ -9,13 +9,14 @@ from types import FrameType
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from dreambooth_api.app import service_of
-
 log = logging.getLogger(__name__)
+
+#: Under this name an app's extensions hold what is to be done before its process leaves.
+DRAIN = "enlight-drain"
 
 
 class DrainingWorker(ThreadWorker):  # type: ignore[misc]
-    """On SIGTERM it drains the service first and leaves then.
+    """On SIGTERM it does what `create_app` was told to do on draining first, and leaves then.
 
     gunicorn's own worker accepts no connection from the signal on: a load balancer's question for
     ``/readyz`` would hang instead of being told no. This one goes on answering while the service drains.
@@ -27,8 +28,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _drain_and_leave(self, sig: int, frame: FrameType | None) -> None:
         try:
-            service = service_of(self.wsgi)
-            service.drain(service.settings.grace_s)
+            self.wsgi.extensions[DRAIN]()
         except Exception:
             log.exception("draining failed")
         super().handle_exit(sig, frame)

@@ -1,0 +1,337 @@
+"""The cache: open a model, fetching it when it is not here, and be sure of its bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from enlight_common.errors import (
+    EnlightError,
+    StorageFull,
+    StoreCorrupt,
+    StoreDenied,
+    StoreUnavailable,
+    TimedOut,
+)
+from enlight_common.files import disk_full_as_storage_full
+from enlight_common.locks import FileLock, lock, try_lock
+
+from dreambooth_api.models.artifact import Artifact, Manifest, ModelKey
+from dreambooth_api.models.cache.entry import (
+    DOOMED,
+    LOCK,
+    PINNED,
+    Damaged,
+    check_content,
+    check_looks,
+    hold,
+    identity_of,
+)
+from dreambooth_api.models.cache.fetching import Source, check_names, download, take
+from dreambooth_api.models.cache.space import CachedModel, ModelTooLarge, Space
+from dreambooth_api.models.catalog import Catalog
+
+_log = logging.getLogger(__name__)
+
+#: For another process's download of the same model: 7 GB at 12 MB/s.
+_FETCH_WAIT_S = 600.0
+_REMEMBERED = 4096  # entries known to have been hashed by this process
+
+
+@dataclass
+class CacheCounts:
+    """What this process did since it started. `fetch_seconds` is the sum over its downloads."""
+
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    fetched_bytes: int = 0
+    fetch_seconds: float = 0.0
+
+
+class ModelCache:
+    """One folder of `max_bytes` over the catalog, shared with any number of processes and threads."""
+
+    def __init__(
+        self, root: Path, catalog: Catalog, max_bytes: int, *, fetch_wait_s: float = _FETCH_WAIT_S
+    ) -> None:
+        self.space = Space(root.resolve(), max_bytes)
+        self.counts = CacheCounts()
+        self._catalog = catalog
+        self._fetch_wait_s = fetch_wait_s
+        self._counting = threading.Lock()
+        #: Hashed by this process: after a restart every entry is hashed once more.
+        self._hashed: set[tuple[str, int]] = set()
+        self.repair()
+
+    # -- reading
+
+    @contextlib.contextmanager
+    def open(self, key: ModelKey) -> Iterator[Artifact]:
+        """The model's files, which stay as they are while the context lasts, whoever wants their room.
+
+        Fetches it if it is not here; for many who want it at once that is done once.
+        Raises UnknownModel, StoreUnavailable, StoreCorrupt, StorageFull (ModelTooLarge), TimedOut.
+        """
+        held, manifest = self._hit(key) or self._fetch_or_wait(key)
+        try:
+            yield Artifact(self.space.folder_of(key), manifest)
+        finally:
+            self._let_go(key, held)
+
+    @contextlib.contextmanager
+    def hashed(self, artifact: Artifact) -> Iterator[Artifact]:
+        """The open artifact after every byte of it was read and found right, for who is about to load it.
+        Where one is not, the model is fetched again.
+
+        Raises as ``open`` does.
+        """
+        try:
+            check_content(artifact.folder)
+        except Damaged as error:
+            self._set_aside(artifact.folder, error)
+        else:
+            yield artifact
+            return
+        with self.open(artifact.manifest.key) as fetched:
+            yield fetched
+
+    def _set_aside(self, folder: Path, error: Damaged) -> None:
+        _log.error("a cached model is damaged: %s", error, extra={"folder": str(folder)})
+        self.space.set_aside(folder)
+        self._count(damaged=1)
+
+    def _hit(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
+        """The entry, held, if it is here and was not touched since this process hashed it."""
+        folder = self.space.folder_of(key)
+        held = hold(folder)
+        if held is None:
+            return None
+        try:
+            if identity_of(folder) in self._hashed:
+                manifest = check_looks(folder)
+                self._used(folder)
+                self._count(hits=1)
+                return held, manifest
+        except (Damaged, OSError):
+            pass
+        except BaseException:
+            held.release()
+            raise
+        held.release()
+        return None
+
+    def _fetch_or_wait(self, key: ModelKey) -> tuple[FileLock, Manifest]:
+        """The slow way: one at a time for a model, hash what is here, or fetch it."""
+        began = time.time()
+        name = hashlib.sha256(f"{key.tenant}/{key.model_id}/{key.version}".encode()).hexdigest()[:40]
+        path = self.space.locks / name
+        self.space.make_folders()
+        with disk_full_as_storage_full(), lock(path, timeout_s=self._fetch_wait_s):
+            found = self._hit(key) or self._hash(key)
+            if found is None:
+                _raise_failure_since(path, began)
+                try:
+                    found = self._fetch(key)
+                except (StoreUnavailable, StoreCorrupt, StoreDenied, TimedOut) as error:
+                    # Who waited for this one need not wait for the store's timeouts again, each in turn.
+                    _note_failure(path, error)
+                    raise
+            path.unlink(missing_ok=True)
+        return found
+
+    def _hash(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
+        """The entry, held, if it is here and every byte is right; one that is not is set aside."""
+        folder = self.space.folder_of(key)
+        held = hold(folder)
+        if held is None:
+            return None
+        try:
+            manifest = check_content(folder)
+        except Damaged as error:
+            held.release()
+            self._set_aside(folder, error)
+            return None
+        except BaseException:
+            held.release()
+            raise
+        self._remember_hashed(folder)
+        self._used(folder)
+        self._count(hits=1)
+        return held, manifest
+
+    def _fetch(self, key: ModelKey) -> tuple[FileLock, Manifest]:
+        self._count(misses=1)
+        manifest, raw = self._catalog.manifest(key)
+        check_names(manifest)
+        source = Source(key, manifest, raw)
+        try:
+            return self._download(source), manifest
+        except ModelTooLarge:
+            raise
+        except StorageFull:
+            # Something else filled the disk meanwhile: what can be evicted now may be enough.
+            return self._download(source), manifest
+
+    def _download(self, source: Source) -> FileLock:
+        started = time.monotonic()
+        staging, held = self.space.stage(source.manifest)
+        try:
+            received = download(self._catalog.objects, source, staging)
+            held = self._admit(staging, held, source.key)
+        except BaseException:
+            held.release()
+            self.space.discard(staging)
+            raise
+        self._count(fetched_bytes=received, fetch_seconds=time.monotonic() - started)
+        return held
+
+    def _admit(self, staging: Path, held: FileLock, key: ModelKey) -> FileLock:
+        """The lock on the entry that the staged folder, or another's of the same model, has become."""
+        folder = self.space.folder_of(key)
+        if not self.space.admit(staging, key):
+            held.release()
+            theirs = hold(folder)
+            if theirs is None:
+                raise StoreUnavailable("the model was evicted in the moment that it was fetched")
+            held = theirs
+        self._remember_hashed(folder)
+        self._used(folder)
+        return held
+
+    def _let_go(self, key: ModelKey, held: FileLock) -> None:
+        held.release()
+        folder = self.space.folder_of(key)
+        if (folder / DOOMED).exists():
+            self.space.evict(folder)
+
+    # -- writing
+
+    def take(self, folder: Path, manifest: Manifest) -> bool:
+        """Take in a model that was just published from `folder`, without downloading it again.
+
+        False where there is no room: it is fetched when it is wanted.
+        """
+        key = manifest.key
+        try:
+            staging, held = self.space.stage(manifest)
+        except StorageFull:
+            return False
+        with held:
+            try:
+                take(Source(key, manifest, manifest.to_bytes()), folder, staging)
+                self.space.admit(staging, key)
+            except (OSError, EnlightError):
+                _log.warning("a trained model was not taken into the cache", exc_info=True)
+                self.space.discard(staging)
+                return False
+            except BaseException:
+                self.space.discard(staging)
+                raise
+        return True
+
+    def remove(self, key: ModelKey) -> None:
+        """Have a deleted model gone: at once, or with the last who has it open."""
+        folder = self.space.folder_of(key)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (folder / DOOMED).touch()
+            self.space.evict(folder)
+
+    # -- by hand
+
+    def models(self) -> list[CachedModel]:
+        """What is here, least recently used first."""
+        return self.space.models()
+
+    def pin(self, key: ModelKey, pinned: bool = True) -> bool:
+        """Never evict it, or do again. False when it is not here."""
+        mark = self.space.folder_of(key) / PINNED
+        try:
+            used = mark.parent.stat()
+            if pinned:
+                mark.touch()
+            else:
+                mark.unlink(missing_ok=True)
+            os.utime(mark.parent, (used.st_atime, used.st_mtime))  # a mark is no use
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def evict(self, key: ModelKey) -> bool:
+        """Give its room back; False when it is not here or somebody has it open."""
+        evicted = self.space.evict(self.space.folder_of(key))
+        self.space.evictions += evicted
+        return evicted
+
+    def repair(self) -> None:
+        """Clear what killed processes left, and keep to a bound that was made smaller. Safe at any time."""
+        for staging in list(self.space.incoming.iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                self._clear_if_dead(staging)
+        for folder in self.space.entries.glob("*/*/*"):
+            if not (folder / LOCK).exists():
+                self.space.discard(
+                    folder
+                )  # never an entry of ours, or one that a damaged disk lost a part of
+        for entry in self.space.models():
+            if entry.doomed:
+                self.space.evict(entry.folder)
+        for path in self.space.locks.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.name != "space" and time.time() - path.stat().st_mtime > _FETCH_WAIT_S:
+                    held = try_lock(path, create=False)
+                    if held is not None:
+                        with held:
+                            path.unlink(missing_ok=True)
+        with contextlib.suppress(StorageFull):
+            self.space.make_room()
+
+    def _clear_if_dead(self, staging: Path) -> None:
+        # Without a lock it was killed between making the folder and locking it, which is done alone.
+        with self.space.alone():
+            if (staging / LOCK).exists():
+                held = try_lock(staging / LOCK, create=False)
+                if held is None:
+                    return
+                held.release()
+            self.space.discard(staging)
+
+    # -- keeping count
+
+    def _used(self, folder: Path) -> None:
+        with contextlib.suppress(OSError):  # a read-only or full disk still serves
+            os.utime(folder)
+
+    def _remember_hashed(self, folder: Path) -> None:
+        with self._counting:
+            if len(self._hashed) >= _REMEMBERED:
+                self._hashed.clear()
+            self._hashed.add(identity_of(folder))
+
+    def _count(self, **changes: float) -> None:
+        with self._counting:
+            for name, change in changes.items():
+                setattr(self.counts, name, getattr(self.counts, name) + change)
+
+
+def _note_failure(path: Path, error: EnlightError) -> None:
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps({"at": time.time(), "detail": error.detail}))
+
+
+def _raise_failure_since(path: Path, began: float) -> None:
+    try:
+        failure = json.loads(path.read_text())
+        failed_at, detail = float(failure["at"]), str(failure["detail"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if failed_at >= began:
+        raise StoreUnavailable(detail)

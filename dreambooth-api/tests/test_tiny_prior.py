@@ -1,0 +1,24 @@
+"""What a training with prior preservation leaves of the base model's own knowledge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dreambooth_api.tiny.evaluate import draw, held_out_questions, score
+from dreambooth_api.tiny.subject import CLASS_PROMPT
+from learning_parts import assert_learned, base_pipeline, compare, learn
+
+#: What it may cost the base model's own captions, in shares of the pictures.
+MAY_LOSE = 0.05
+
+
+@pytest.mark.slow
+def test_prior_preservation_keeps_what_the_base_model_knows(tmp_path: Path) -> None:
+    base = base_pipeline()
+    trained = learn(tmp_path, "--class-prompt", CLASS_PROMPT, "--num-class-images", "50")
+    assert_learned(compare(base, trained))
+    questions = held_out_questions(100)
+    captions = [question.caption for question in questions]
+    before, after = (score(questions, draw(pipeline, captions))[0] for pipeline in (base, trained))
+    assert after.all_three >= before.all_three - MAY_LOSE
