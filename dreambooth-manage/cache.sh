@@ -5,7 +5,7 @@
 #   cache.sh pin   MODEL[@VERSION]…  fetches models and never evicts them
 #   cache.sh unpin MODEL[@VERSION]…  lets pinned models be evicted again
 #   cache.sh evict MODEL[@VERSION]…  gives their room back, pinned or not
-# Settings are the services', from the environment: DATA_DIR, MODEL_STORE_URL, CACHE_DIR, CACHE_MAX_GB.
+# Settings are the services', from the environment: DATA_DIR, MODEL_STORE_URL, CACHE_DIR.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=lib/settings.sh

@@ -38,6 +38,8 @@ def test_models_are_warmed_pinned_listed_and_evicted(store: ModelStore, tmp_path
     assert "2 models; 1." in listed[3]
     assert "of 1500.0 MB" in listed[3]
 
+    assert "2 models" in cache(tmp_path, "list", CACHE_MAX_GB="0.0001").stdout, "a look changes nothing"
+
     evicted = cache(tmp_path, "evict", "shoe", "nobody", "boot")
     assert evicted.returncode == 1
     assert evicted.stdout.splitlines() == ["shoe: done", "boot: done"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,9 +16,10 @@ from typing import BinaryIO
 
 import pytest
 from dreambooth_api.models.artifact import MANIFEST
+from dreambooth_api.models.cache import entry
 from dreambooth_api.models.cache.space import ModelTooLarge
 from dreambooth_api.models.store import ModelStore
-from enlight_common.errors import InvalidField, StorageFull, StoreCorrupt, UnknownModel
+from enlight_common.errors import InvalidField, StorageFull, StoreCorrupt, StoreUnavailable, UnknownModel
 from models_parts import LARGE, OtherProcess, disk_bytes, is_right, manifest, publish, result, store_at
 
 SIZE = 200_000
@@ -229,7 +231,12 @@ def test_wrong_bytes_from_the_store_are_refused(store: ModelStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside.json", "/outside.json", "a/../../outside.json", "x.bin", ".lock"]
+    "path",
+    [
+        *("../outside.json", "/outside.json", "a/../../outside.json", "a//b.json", "x" * 300 + ".json"),
+        *("x.bin", ".lock", "model.json", "a\0.json", "é.json", ""),
+        *("model.safetensors", "model.safetensors/b.json"),
+    ],
 )
 def test_a_manifest_that_reaches_outside_is_refused(store: ModelStore, tmp_path: Path, path: str) -> None:
     published = publish(store, tmp_path / "result", "shoe")
@@ -240,6 +247,146 @@ def test_a_manifest_that_reaches_outside_is_refused(store: ModelStore, tmp_path:
     with pytest.raises(StoreCorrupt, match="names a file"), store.open("shoe"):
         pass
     assert leftovers(store) == []
+
+
+def test_a_request_that_cannot_be_satisfied_costs_the_others_nothing(tmp_path: Path) -> None:
+    store = store_at(tmp_path, max_bytes=THREE)
+    publish_many(store, tmp_path, "a", "b", "c")
+    publish(store, tmp_path / "large", "large", size=2 * SIZE)
+    fetch(store, "a", "b", "c")
+    with store.open("a"), store.open("b"):
+        with pytest.raises(StorageFull), store.open("large"):
+            pass
+        assert sorted(cached(store)) == ["a", "b", "c"]
+
+
+def test_two_who_find_the_same_damage_fetch_once_and_both_hold_what_was_fetched(tmp_path: Path) -> None:
+    here, other = store_at(tmp_path), store_at(tmp_path)
+    publish(here, tmp_path / "result", "shoe")
+    with here.open("shoe") as artifact, other.open("shoe") as theirs:
+        (artifact.folder / "model.safetensors").write_bytes(b"?")
+        with other.cache.hashed(theirs) as right:
+            assert is_right(right)
+        assert is_right(artifact)
+        assert not other.cache.evict(artifact.manifest.key), "it is open, also what took its place"
+        with here.cache.hashed(artifact) as right:
+            assert is_right(right)
+    counts = here.cache.counts, other.cache.counts
+    assert sum(count.damaged for count in counts) == 1
+    assert sum(count.misses for count in counts) == 2
+    assert len(list(here.cache.space.damaged.iterdir())) == 1
+    assert here.cache.evict(artifact.manifest.key)
+
+
+def test_a_model_that_cannot_be_read_just_now_is_kept(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, tmp_path / "result", "shoe")
+    fetch(store, "shoe")
+    restarted = store_at(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def no_descriptors_left(path: Path) -> str:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        patch.setattr(entry, "sha256_of", no_descriptors_left)
+        with pytest.raises(OSError, match="open files"), restarted.open("shoe"):
+            pass
+    fetch(restarted, "shoe")
+    assert (restarted.cache.counts.damaged, restarted.cache.counts.misses) == (0, 0)
+
+
+def test_what_lies_under_a_models_name_and_is_no_entry_gives_way(store: ModelStore, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "result", "shoe")
+    folder = store.cache.space.folder_of(published.key)
+    folder.mkdir(parents=True)
+    (folder / "left").write_bytes(b"?" * 50_000)
+    assert store.cache.space.used_bytes() == disk_bytes(tmp_path / "cache")
+    fetch(store, "shoe", "shoe")
+    assert store.cache.counts.misses == 1
+
+
+def test_a_cache_removed_during_a_download_fails_that_one_alone(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, tmp_path / "result", "shoe")
+    get = store.catalog.objects.get
+
+    def get_after_removal(key: str, target: BinaryIO, *, size: int | None = None) -> int:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        return get(key, target, size=size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.catalog.objects, "get", get_after_removal)
+        with pytest.raises(StoreUnavailable), store.open("shoe"):
+            pass
+    fetch(store, "shoe")
+
+
+def test_a_model_is_published_whatever_happens_to_the_cache(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.cache.space, "stage", full)
+        store.publish(result(tmp_path / "result"), manifest("shoe"))
+    assert cached(store) == []
+    fetch(store, "shoe")
+
+
+def test_what_the_cache_takes_can_be_told_while_models_come_and_go(tmp_path: Path) -> None:
+    store = store_at(tmp_path, max_bytes=THREE)
+    publish_many(store, tmp_path, "a", "b", "c", "d", "e")
+    others = [OtherProcess(tmp_path, THREE) for _ in range(2)]
+    for other in others:
+        for model_id in "abcde" * 20:
+            other.tell("open", model_id=model_id, slot=model_id)
+            other.tell("close", slot=model_id)
+    for _ in range(300):
+        assert store.cache.space.used_bytes() > 0
+        store.cached()
+    for other in others:
+        other.kill()
+
+
+def test_a_model_deleted_by_mistake_from_the_cache_is_served_again(store: ModelStore, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "result", "shoe")
+    with store.open("shoe"):
+        store.cache.remove(published.key)
+        fetch(store, "shoe", "shoe")
+    assert store.cache.counts.misses == 1
+
+
+def test_a_deletion_that_fails_halfway_deletes_the_model(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, tmp_path / "result", "shoe")
+    fetch(store, "shoe")
+    delete = store.catalog.objects.delete
+
+    def delete_the_manifest_only(key: str) -> None:
+        if not key.endswith(MANIFEST):
+            raise StoreUnavailable("the object store went away")
+        delete(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.catalog.objects, "delete", delete_the_manifest_only)
+        with pytest.raises(StoreUnavailable):
+            store.delete("shoe")
+    assert cached(store) == []
+    with pytest.raises(UnknownModel), store.open("shoe"):
+        pass
+
+
+def test_a_large_manifest_counts_as_what_it_is(tmp_path: Path) -> None:
+    store = store_at(tmp_path, max_bytes=THREE)
+    large = manifest("shoe").model_copy(update={"training": {"captions": ["word " * 1000] * 200}})
+    store.catalog.publish(result(tmp_path / "result", size=1000), large)
+    with pytest.raises(ModelTooLarge), store.open("shoe"):
+        pass
+    assert disk_bytes(tmp_path / "cache") <= THREE
 
 
 def test_a_new_version_is_opened_by_its_id_and_the_old_one_by_its_version(
@@ -283,7 +430,7 @@ def test_what_another_machine_published_and_deleted_shows_when_the_store_is_aske
     tmp_path: Path,
 ) -> None:
     here, there = store_at(tmp_path), store_at(tmp_path, cache="there")
-    here._fresh_s = 0
+    here.known.fresh_s = 0
     old = there.publish(result(tmp_path / "result"), manifest("shoe"))
     fetch(here, "shoe")
     new = there.publish(result(tmp_path / "result", seed=1), manifest("shoe"))
@@ -377,7 +524,7 @@ def test_downloads_in_flight_count_before_they_arrive(tmp_path: Path) -> None:
     publish_many(store, tmp_path, "a", "b", "c", "d")
     fetch(store, "a", "b", "c")
     manifest_of_d, _ = store.catalog.manifest(store.find("d"))
-    staging, held = store.cache.space.stage(manifest_of_d)
+    staging, held = store.cache.space.stage(manifest_of_d, 1000)
     assert "a" not in cached(store)
     assert store.cache.space.used_bytes() > disk_bytes(tmp_path / "cache")
     fetch(store, "a")
@@ -411,7 +558,7 @@ def test_who_waited_for_a_download_that_failed_does_not_try_it_again(
         time.sleep(0.3)
     for thread in threads:
         thread.join()
-    assert sorted(outcomes) == ["StoreCorrupt", *["StoreUnavailable"] * 7]
+    assert outcomes == ["StoreCorrupt"] * 8
     assert store.cache.counts.misses == 1
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dreambooth_api.models.artifact import MANIFEST, Manifest, ModelKey
+from dreambooth_api.models.artifact import MANIFEST, Manifest, ModelKey, new_version
 from dreambooth_api.models.catalog import Catalog
 from enlight_common.errors import Conflict, InvalidField, StoreCorrupt, UnknownModel
 from enlight_common.storage import open_object_store
@@ -133,15 +133,28 @@ def test_what_a_killed_upload_left_is_not_listed_is_finished_by_another_and_swep
     again = catalog.publish(result(tmp_path / "again"), manifest(version="v1"))
     with store_at(tmp_path).open("shoe") as artifact:
         assert artifact.manifest == again
-
-    other = folder.with_name("v0")
-    other.mkdir()
-    (other / "model.safetensors").write_bytes(b"left")
-    assert catalog.sweep() == 0, "somebody may be at it"
-    os.utime(other / "model.safetensors", (0, 0))
-    assert catalog.sweep() == 1
-    assert not any("v0" in name for name in files_of(tmp_path))
     assert catalog.list("default") == [again]
+
+
+def test_what_uploads_left_is_swept_up_when_it_is_old_and_what_is_not_ours_never(
+    catalog: Catalog, made: Path, tmp_path: Path
+) -> None:
+    published = catalog.publish(made, manifest())
+    root = tmp_path / "objects" / "models"
+    left = root / "default" / "shoe" / new_version() / "model.safetensors"
+    foreign = ["README.md", "sd15/weights.ckpt", "team/a/b/c.bin", f"team/a/{new_version()[:-1]}x/c.bin"]
+    for path in (left, *(root / name for name in foreign)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left")
+        if path != left:
+            os.utime(path, (0, 0))
+    os.utime(root / "default" / "shoe" / published.version / "model.safetensors", (0, 0))
+    assert catalog.sweep() == 0, "somebody may be at it"
+    os.utime(left, (0, 0))
+    assert catalog.sweep() == 1
+    assert not left.exists()
+    assert set(foreign) <= set(files_of(tmp_path))
+    assert catalog.list("default") == [published]
 
 
 def test_a_manifest_is_read_from_the_store_once(catalog: Catalog, made: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,32 @@ def test_models_at_hand_are_served_while_the_store_is_away(
         with pytest.raises(StoreUnavailable):
             store.list()
     fetch(store, "boot")
+
+
+def test_a_store_that_hangs_does_not_hold_up_what_is_at_hand(
+    store: ModelStore, backend: Backend, proxy: FaultyProxy
+) -> None:
+    fetch(store)
+    patient = Catalog(backend.open(replace(LIMITS, read_s=3600.0), proxy.url))
+    hanging = ModelStore(patient, ModelCache(store.cache.space.root, patient, LARGE))
+    with proxy.failing(Fault("silence")):
+        for _ in range(2):
+            fetch(hanging)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: fetch(hanging), range(8)))
+        assert len(proxy.hit) == 1, "one asks for all"
+
+
+def test_a_version_that_only_the_store_knows_of_is_no_404_while_it_is_away(
+    store: ModelStore, proxy: FaultyProxy
+) -> None:
+    fetch(store)
+    with proxy.failing(Fault("reset")):
+        with pytest.raises(StoreUnavailable), store.open("shoe@v2"):
+            pass
+        restarted = ModelStore(store.catalog, store.cache)
+        with pytest.raises(StoreUnavailable), restarted.open("shoe@v2"):
+            pass
 
 
 def test_a_model_whose_upload_was_broken_off_is_not_there_until_it_is_published_again(

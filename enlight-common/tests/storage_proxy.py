@@ -9,11 +9,12 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, NoReturn
 
-Kind = Literal["none", "reset", "status", "cut", "stall", "flip", "cut-upload", "silence"]
+Kind = Literal["none", "reset", "status", "cut", "stall", "drip", "flip", "cut-upload", "silence"]
 _BLOCK = 65536
 
 
@@ -25,6 +26,7 @@ class Fault:
     status       the answer is `status`, with `location` if any, and the server never hears of the request
     cut          the connection closes after `at` bytes of the answer's body
     stall        nothing follows `at` bytes of the answer's body
+    drip         the answer's body comes at 10,000 bytes a second
     flip         the byte of the answer's body at `at` has all its bits turned
     cut-upload   the connection closes after `at` bytes of the request's body
     silence      the request is taken, and nothing answers
@@ -172,6 +174,10 @@ class FaultyProxy:
                     if fault.kind == "stall":
                         _wait_for_close(client)
                     raise _Broken
+                if fault.kind == "drip":
+                    _drip(client, block)
+                    passed = end
+                    continue
                 if fault.kind == "flip" and passed <= fault.at < end:
                     flipped = bytearray(block)
                     flipped[fault.at - passed] ^= 0xFF
@@ -189,6 +195,12 @@ class FaultyProxy:
         client.close()
         with self._lock:
             self._sockets.discard(client)
+
+
+def _drip(client: socket.socket, block: bytes) -> None:
+    for start in range(0, len(block), 500):
+        client.sendall(block[start : start + 500])
+        time.sleep(0.05)
 
 
 def _wait_for_close(client: socket.socket) -> NoReturn:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,12 @@ def test_an_answer_that_is_no_json_is_unavailable(proxy: FaultyProxy):
             pytest.raises(StoreUnavailable),
         ):
             store.stat("a")
+
+
+def test_bytes_that_only_drip_are_not_waited_for(backend: Backend, store: ObjectStore, proxy: FaultyProxy):
+    put_bytes(store, "a/large", b"x" * 10_000_000)  # a quarter of an hour at the drip's speed
+    hasty = backend.open(replace(LIMITS, read_s=0.5, least_bytes_per_s=100_000.0, attempts=2), proxy.url)
+    with proxy.failing(Fault("drip", matches=backend.is_get)):
+        with pytest.raises(StoreUnavailable, match="slowly"):
+            hasty.get("a/large", io.BytesIO())
+        assert len(proxy.hit) == 2

@@ -1,12 +1,13 @@
 """The model cache by hand: what is in it, and what should stay, come or go. `python -m dreambooth_api.cache`
 
-Safe beside running services. Settings are theirs, from the environment: DATA_DIR, MODEL_STORE_URL, CACHE_DIR
-and CACHE_MAX_GB.
+Safe beside running services. Settings are theirs, from the environment: DATA_DIR, MODEL_STORE_URL and
+CACHE_DIR; their CACHE_MAX_GB is found in the cache's folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -14,7 +15,8 @@ from datetime import datetime
 from enlight_common.errors import EnlightError
 from enlight_common.settings import SettingsError
 
-from dreambooth_api.models.store import ModelStore, open_store
+from dreambooth_api.models.cache.space import noted_bound
+from dreambooth_api.models.store import ModelStore, open_store_as_it_is
 from dreambooth_api.settings import ServiceSettings
 
 _MEGA = 1_000_000
@@ -23,8 +25,7 @@ _MEGA = 1_000_000
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
-        settings = ServiceSettings.from_environment()
-        store = open_store(settings.store_url, settings.cache_folder, settings.cache_max_bytes)
+        store = _open_store()
         if given.action == "list":
             _list(store)
             return 0
@@ -36,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EnlightError as error:
         print(error.detail, file=sys.stderr)
     return 2
+
+
+def _open_store() -> ModelStore:
+    settings = ServiceSettings.from_environment()
+    bound = settings.cache_max_bytes
+    if "CACHE_MAX_GB" not in os.environ:
+        # The services', which may have been started with another than the default.
+        bound = noted_bound(settings.cache_folder) or bound
+    return open_store_as_it_is(settings.store_url, settings.cache_folder, bound)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +68,8 @@ def _told(
         failed = act(store, model, tenant)
     except EnlightError as error:
         failed = error.detail
+    except OSError as error:
+        failed = error.strerror or "the disk failed"
     print(f"{model}: {failed or 'done'}", file=sys.stderr if failed else sys.stdout)
     return 1 if failed else 0
 

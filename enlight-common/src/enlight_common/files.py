@@ -21,7 +21,6 @@ _CHUNK = 1024 * 1024
 @contextlib.contextmanager
 def disk_full_as_storage_full() -> Iterator[None]:
     """Raise StorageFull for the OSErrors that a full disk or quota gives."""
-    """Raise StorageFull for the OSErrors that a full disk or quota gives."""
     try:
         yield
     except OSError as error:
@@ -84,11 +83,12 @@ def sha256_of(path: Path) -> str:
 
 
 def bytes_under(folder: Path) -> int:
-    """Bytes that the files under `folder` take on the disk; what vanishes meanwhile counts as nothing."""
+    """Bytes that what is under `folder` takes on the disk; what vanishes meanwhile counts as nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.lstat().st_blocks * 512
+    for name, folders, files in os.walk(folder):
+        for path in (*folders, *files):
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(name, path)).st_blocks * 512
     return total
 
 

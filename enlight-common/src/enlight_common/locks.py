@@ -7,6 +7,7 @@ right, if slower; see where they are used.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -30,6 +31,15 @@ class FileLock:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def is_of(self, path: Path) -> bool:
+        """Whether *path* is still the name of the locked file."""
+        return _names(path, self.descriptor)
+
+    @property
+    def inode(self) -> int:
+        """The locked file's number, which tells it from another that gets its name."""
+        return os.fstat(self.descriptor).st_ino
+
     def __enter__(self) -> FileLock:
         return self
 
@@ -45,9 +55,8 @@ def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLo
     Raises OSError; FileNotFoundError among others when the file is not there and *create* is off, or its
     folder is not there.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     while True:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = _open(path, create)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if _names(path, descriptor):
@@ -60,6 +69,18 @@ def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLo
             raise
         # Removed or replaced between the two calls.
         os.close(descriptor)
+
+
+def _open(path: Path, create: bool) -> int:
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        # To be alone, NFS wants the file to be open for writing.
+        return os.open(path, flags | os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+    except OSError as error:
+        # Another user's file, or a file system that cannot be written, can still be locked.
+        if create or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, flags | os.O_RDONLY)
 
 
 def lock(path: Path, *, shared: bool = False, timeout_s: float) -> FileLock:

@@ -77,5 +77,15 @@ class Adapters:
             except BaseException:
                 adapter.drop()
                 raise
-        self._loaded.put(key, adapter, artifact.bytes)
+        self._loaded.put(key, adapter, self._bytes_of(adapter), keep=wanted)
         return adapter.name
+
+    def _bytes_of(self, adapter: LoadedAdapter) -> int:
+        """What it takes in memory, which is in another precision than its file."""
+        parts = [part for part in self._pipeline.components.values() if hasattr(part, "named_parameters")]
+        return sum(
+            weight.numel() * weight.element_size()
+            for part in parts
+            for name, weight in part.named_parameters()
+            if f".{adapter.name}." in name
+        )

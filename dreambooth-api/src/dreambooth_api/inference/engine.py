@@ -194,6 +194,7 @@ class Engine:
     @contextmanager
     def _pipelines(self, prepared: Prepared) -> Iterator[PipelineSet]:
         """The pipelines that draw *prepared*, its adapters switched on while the context lasts."""
+        self.loaded.drop_deleted()
         if prepared.full:
             yield self._full.pipelines(prepared.artifacts[0])
             return

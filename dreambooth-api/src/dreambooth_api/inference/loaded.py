@@ -18,7 +18,8 @@ class LoadedModel(ABC):
 
 
 class LoadedModels:
-    """Adapters and whole models together, bounded in bytes and in number.
+    """Adapters and whole models together, bounded in bytes and in number; a drawing that needs more than the
+    bound gets it, and gives it back with the next one.
 
     Only the drawing thread uses it, apart from what says otherwise.
     """
@@ -27,61 +28,64 @@ class LoadedModels:
         self.max_bytes, self.max_count = max_bytes, max_count
         self._models: OrderedDict[ModelKey, tuple[LoadedModel, int]] = OrderedDict()
         self._deleted: deque[ModelKey] = deque(maxlen=1024)
+        #: Replaced as a whole, never changed, so that other threads may read it.
+        self.sizes: dict[ModelKey, int] = {}
         self.hits = 0
         self.misses = 0
         self.evictions = 0
 
     @property
     def keys(self) -> list[ModelKey]:
-        """What is here, least recently used first. Fit for any thread."""
-        return list(self._models)
-
-    @property
-    def models(self) -> list[LoadedModel]:
-        """The models of ``keys``."""
-        return [model for model, _ in self._models.values()]
-
-    @property
-    def sizes(self) -> dict[ModelKey, int]:
-        """Bytes of each. Fit for any thread."""
-        return {key: size for key, (_, size) in list(self._models.items())}
+        """What is here, least recently used first. Fit for any thread, as is `sizes`, bytes of each."""
+        return list(self.sizes)
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all. Fit for any thread."""
         return sum(self.sizes.values())
 
+    @property
+    def models(self) -> list[LoadedModel]:
+        """The models of ``keys``."""
+        return [model for model, _ in self._models.values()]
+
     def find(self, key: ModelKey) -> LoadedModel | None:
         """The model, which counts as used now."""
-        self._drop_deleted()
         if key not in self._models:
             self.misses += 1
             return None
         self.hits += 1
         self._models.move_to_end(key)
+        self._tell()
         return self._models[key][0]
 
     def make_room(self, size: int, keep: Collection[ModelKey] = ()) -> None:
-        """Drop what was not used for longest until *size* more bytes fit, but nothing of *keep*.
+        """Drop what was not used for longest until one more of *size* bytes fits, but nothing of *keep*.
 
-        Before something is loaded, not after: the two may not fit into memory together.
+        Before something is loaded: the two may not fit into memory together.
         """
-        for key in self.keys:
-            if len(self._models) < self.max_count and self.total_bytes + size <= self.max_bytes:
+        self._shrink(self.max_count - 1, self.max_bytes - size, keep)
+
+    def put(self, key: ModelKey, model: LoadedModel, size: int, keep: Collection[ModelKey] = ()) -> None:
+        """Keep a model that turned out to have *size* bytes, and drop others, but for *keep*, if need be."""
+        self._models[key] = (model, size)
+        self._tell()
+        self._shrink(self.max_count, self.max_bytes, {key, *keep})
+
+    def _shrink(self, count: int, size: int, keep: Collection[ModelKey]) -> None:
+        for key in list(self._models):
+            if len(self._models) <= count and self.total_bytes <= size:
                 return
             if key not in keep:
                 self._drop(key)
                 self.evictions += 1
 
-    def put(self, key: ModelKey, model: LoadedModel, size: int) -> None:
-        """Keep a model of *size* bytes."""
-        self._models[key] = (model, size)
-
     def forget(self, key: ModelKey) -> None:
-        """Drop a model that was deleted, as soon as nothing is being drawn. Fit for any thread."""
+        """Have a model that was deleted dropped before the next drawing. Fit for any thread."""
         self._deleted.append(key)
 
-    def _drop_deleted(self) -> None:
+    def drop_deleted(self) -> None:
+        """Drop what ``forget`` was told; between drawings, because one may be using it."""
         while self._deleted:
             key = self._deleted.popleft()
             if key in self._models:
@@ -89,4 +93,8 @@ class LoadedModels:
 
     def _drop(self, key: ModelKey) -> None:
         model, _ = self._models.pop(key)
+        self._tell()
         model.drop()
+
+    def _tell(self) -> None:
+        self.sizes = {key: size for key, (_, size) in self._models.items()}

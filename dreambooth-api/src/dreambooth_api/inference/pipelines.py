@@ -119,7 +119,7 @@ class FullModels:
         found = self._loaded.find(key)
         if isinstance(found, LoadedPipelines):
             return found.pipelines
-        # Its files may hold another precision than it is drawn with, so this is a guess.
+        # A guess: its files may hold another precision than it is drawn with.
         self._loaded.make_room(artifact.bytes)
         with self._cache.hashed(artifact) as right:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(

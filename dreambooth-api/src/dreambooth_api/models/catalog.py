@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ _MAX_MANIFEST_BYTES = 4_000_000
 _REMEMBERED_MANIFESTS = 4096
 _READERS = 8  # manifests read at once for a listing
 _ABANDONED_AFTER_S = 24 * 3600.0
+#: What `new_version` makes; only such are ever swept up.
+_OUR_VERSION = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{6}")
 
 
 class Catalog:
@@ -37,6 +41,7 @@ class Catalog:
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self._manifests: OrderedDict[ModelKey, Manifest] = OrderedDict()
+        self._remembering = threading.Lock()
 
     def versions(self, tenant: str, model_id: str) -> list[str]:
         """A model's versions, newest first. Raises StoreUnavailable."""
@@ -102,45 +107,49 @@ class Catalog:
 
     def delete(self, key: ModelKey) -> None:
         """Delete one version, the manifest first. Raises StoreUnavailable."""
-        self._manifests.pop(key, None)
+        with self._remembering:
+            self._manifests.pop(key, None)
         prefix = prefix_of(key)
         self.objects.delete(f"{prefix}{MANIFEST}")
         for found in list(self.objects.list(prefix)):
             self.objects.delete(found.key)
 
     def sweep(self, older_than_s: float = _ABANDONED_AFTER_S) -> int:
-        """Delete files without a manifest that nobody added to for so long; how many versions they were of.
+        """Delete versions of ours without a manifest that nobody added to for so long; how many there were.
 
-        Raises StoreUnavailable.
+        Whatever else lies in the store is left alone. Raises StoreUnavailable.
         """
-        newest: dict[str, float] = {}
-        whole: set[str] = set()
-        files: dict[str, list[str]] = {}
+        newest: dict[ModelKey, float] = {}
+        whole: set[ModelKey] = set()
         for found in self.objects.list(f"{_ROOT}/"):
-            version = "/".join(found.key.split("/")[:4])
-            newest[version] = max(newest.get(version, 0.0), found.modified)
-            files.setdefault(version, []).append(found.key)
-            if found.key == f"{version}/{MANIFEST}":
-                whole.add(version)
-        left = [
-            version
-            for version, modified in newest.items()
-            if version not in whole and time.time() - modified > older_than_s
-        ]
-        for version in left:
-            for key in files[version]:
-                self.objects.delete(key)
-        return len(left)
+            key = _key_of(found.key)
+            if key is not None and _OUR_VERSION.fullmatch(key.version):
+                newest[key] = max(newest.get(key, 0.0), found.modified)
+                if found.key == f"{prefix_of(key)}{MANIFEST}":
+                    whole.add(key)
+        before = time.time() - older_than_s
+        left = [key for key, modified in newest.items() if key not in whole and modified < before]
+        return sum(self._sweep(key, before) for key in left)
+
+    def _sweep(self, key: ModelKey, before: float) -> bool:
+        # Listed again: the first listing may have taken minutes.
+        files = list(self.objects.list(prefix_of(key)))
+        if self.has(key) or any(file.modified >= before for file in files):
+            return False
+        for file in files:
+            self.objects.delete(file.key)
+        return bool(files)
 
     def _keys(self, prefix: str) -> Iterator[ModelKey]:
         for found in self.objects.list(prefix):
-            parts = found.key.split("/")
-            if len(parts) == 5 and parts[4] == MANIFEST:
-                yield ModelKey(*parts[1:4])
+            key = _key_of(found.key)
+            if key is not None and found.key == f"{prefix_of(key)}{MANIFEST}":
+                yield key
 
     def _remembered(self, key: ModelKey) -> Manifest | None:
         """A version's manifest never changes, so it is read once."""
-        known = self._manifests.get(key)
+        with self._remembering:
+            known = self._manifests.get(key)
         if known is not None:
             return known
         try:
@@ -148,10 +157,22 @@ class Catalog:
         except (UnknownModel, StoreCorrupt) as error:
             _log.warning("a model is not listed: %s", error.detail, extra={"model_id": key.model_id})
             return None
-        self._manifests[key] = manifest
-        while len(self._manifests) > _REMEMBERED_MANIFESTS:
-            self._manifests.popitem(last=False)
+        with self._remembering:
+            self._manifests[key] = manifest
+            while len(self._manifests) > _REMEMBERED_MANIFESTS:
+                self._manifests.popitem(last=False)
         return manifest
+
+
+def _key_of(name: str) -> ModelKey | None:
+    """Which version an object belongs to, if any."""
+    parts = name.split("/")
+    if len(parts) < 5 or parts[0] != _ROOT:
+        return None
+    try:
+        return ModelKey(*(check_id(part, "id") for part in parts[1:4]))
+    except InvalidField:
+        return None
 
 
 def prefix_of(key: ModelKey) -> str:

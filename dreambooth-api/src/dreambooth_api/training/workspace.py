@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from dreambooth_api.models.artifact import new_version
 from dreambooth_api.training.messages import Finished, NotAMessage, from_json, to_json
 from dreambooth_api.training.options import TrainingOptions, identity
 from dreambooth_api.training.photos import Framing, read_png, shrink, write_photos
+
+_PLANNED_FOR_S = 12 * 3600.0  # half of what the store's sweep waits for
 
 
 class Job(BaseModel):
@@ -148,6 +151,9 @@ class Workspace:
             return None
         return message if isinstance(message, Finished) and self.result.is_dir() else None
 
+    def _plan_is_old(self) -> bool:
+        return time.time() - (self.folder / "publish.json").stat().st_mtime > _PLANNED_FOR_S
+
     def planned_version(self) -> str | None:
         """The version that the result was about to be published as when `plan_version` was last called."""
         try:
@@ -157,9 +163,12 @@ class Workspace:
         return planned if isinstance(planned, str) else None
 
     def plan_version(self) -> str:
-        """The name to publish under, the same one after a crash: so that a result is not published twice."""
+        """The name to publish under, the same one after a crash: so that a result is not published twice.
+
+        Not for ever: what an upload under an old name left is swept from the store one day.
+        """
         version = self.planned_version()
-        if version is None:
+        if version is None or self._plan_is_old():
             version = new_version()
             write_json(self.folder / "publish.json", {"version": version})
         return version

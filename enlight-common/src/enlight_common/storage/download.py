@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,17 +53,27 @@ class Changed(Exception):
 class Sink:
     """Takes the bytes of one range, however many attempts they come in. `done` is the offset of the next."""
 
-    def __init__(self, write_at: Callable[[int, bytes], None], start: int, end: int) -> None:
+    def __init__(
+        self, write_at: Callable[[int, bytes], None], start: int, end: int, limits: StorageLimits
+    ) -> None:
         self.done = start
         self.end = end
+        self._start = start
         self._write_at = write_at
+        self._limits = limits
+        self._began = time.monotonic()
 
     def write(self, chunk: bytes) -> int:
-        """Raises StoreUnavailable for more bytes than the range has: the store mixed something up."""
+        """Raises StoreUnavailable for more bytes than the range has: the store mixed something up; and for
+        bytes that come too slowly, all attempts together.
+        """
         if self.done + len(chunk) > self.end:
             raise StoreUnavailable("the object store sent more bytes than it was asked for")
         self._write_at(self.done, chunk)
         self.done += len(chunk)
+        beyond = time.monotonic() - self._began - self._limits.read_s
+        if self.done - self._start < beyond * self._limits.least_bytes_per_s and self.done < self.end:
+            raise StoreUnavailable("the object store sends its bytes too slowly")
         return len(chunk)
 
 
@@ -127,7 +138,7 @@ def _fill(target: BinaryIO, remote: Remote, fetch: Fetch, limits: StorageLimits)
             with local_errors():
                 write_all(target, chunk)
 
-        _fill_range(Sink(write_next, 0, remote.size), remote, fetch, limits)
+        _fill_range(Sink(write_next, 0, remote.size, limits), remote, fetch, limits)
     with local_errors():
         target.flush()
         target.seek(remote.size)
@@ -172,7 +183,7 @@ def _fill_in_parallel(descriptor: int, remote: Remote, fetch: Fetch, limits: Sto
         end = min(start + limits.part_bytes, remote.size)
         try:
             if not stopped.is_set():
-                _fill_range(Sink(write_at, start, end), remote, fetch, limits)
+                _fill_range(Sink(write_at, start, end, limits), remote, fetch, limits)
         except BaseException:
             stopped.set()
             raise

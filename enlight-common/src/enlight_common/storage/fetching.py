@@ -44,7 +44,8 @@ class Fetcher:
                     refused = grant
                     continue
                 self._check(answer, remote, sink)
-                while chunk := answer.read(_CHUNK, decode_content=False):
+                # What has arrived, and not a whole chunk: of a trickle the sink should hear.
+                while chunk := answer.read1(_CHUNK, decode_content=False):
                     sink.write(chunk)
                 return
 

@@ -36,11 +36,13 @@ class StorageLimits:
 
     `read_s` is how long a connection may be silent in the middle of a request, so an operation whose bytes
     stop flowing ends after `attempts` times that. Between attempts it waits `backoff_s`, doubled each time,
-    at most `max_backoff_s`, and of that a random part between half and all.
+    at most `max_backoff_s`, and of that a random part between half and all. A download that brings fewer than
+    `least_bytes_per_s` once it has had `read_s` seconds fails, too: a trickle could go on for days.
     """
 
     connect_s: float = 5.0
     read_s: float = 30.0
+    least_bytes_per_s: float = 20_000.0
     attempts: int = 4
     backoff_s: float = 0.2
     max_backoff_s: float = 5.0

@@ -8,6 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from enlight_common.errors import StorageFull
 from enlight_common.files import sha256_of, write_atomically
 from enlight_common.locks import FileLock, try_lock
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,9 @@ DOOMED = ".doomed"
 
 
 class FileState(BaseModel):
-    """How a file looks from outside: whatever writes to it or replaces it changes one of these."""
+    """How a file looks from outside. What writes to a file or replaces it changes this, unless it takes the
+    trouble to put the time back: that is found after a restart and when the model is loaded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: int
@@ -44,16 +47,14 @@ class Damaged(Exception):
 
 def write_record(folder: Path, manifest: Manifest, manifest_sha256: str) -> None:
     """Note how the files look now. Raises OSError, StorageFull."""
-    names = [MANIFEST, *(file.path for file in manifest.files)]
-    record = Record(manifest_sha256=manifest_sha256, files={name: _state_of(folder / name) for name in names})
-    write_atomically(folder / RECORD, record.model_dump_json())
+    _write_record(folder, manifest_sha256, {name: _state_of(folder / name) for name in _names(manifest)})
 
 
 def hold(folder: Path) -> FileLock | None:
     """Keep the entry from being evicted; None where there is none, or it is about to go."""
     try:
         held = try_lock(folder / LOCK, shared=True, create=False)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
     if held is not None and (folder / DOOMED).exists():
         held.release()
@@ -76,31 +77,39 @@ def check_looks(folder: Path) -> Manifest:
 
 
 def check_content(folder: Path) -> Manifest:
-    """The manifest, if every file has its checksum; the files' looks are noted anew then. Raises Damaged.
+    """The manifest, if every file has its checksum; the files' looks are noted anew then.
 
-    Reads every byte.
+    Reads every byte. Raises Damaged; OSError where that cannot be told, as without file descriptors left.
     """
     try:
         record = Record.model_validate_json((folder / RECORD).read_bytes())
         raw = (folder / MANIFEST).read_bytes()
         manifest = Manifest.model_validate_json(raw)
+        # Before the bytes: what is written while they are read must show the next time.
+        looks = {name: _state_of(folder / name) for name in _names(manifest)}
         if hashlib.sha256(raw).hexdigest() != record.manifest_sha256:
             raise Damaged("the manifest is another")
         for file in manifest.files:
             path = folder / file.path
-            if path.is_symlink() or path.stat().st_size != file.size or sha256_of(path) != file.sha256:
+            if path.is_symlink() or looks[file.path].size != file.size or sha256_of(path) != file.sha256:
                 raise Damaged(f"{file.path} is not what was fetched")
-    except (OSError, ValidationError) as error:
-        raise Damaged("an entry cannot be read") from error
-    with contextlib.suppress(OSError):  # a disk that is full or read-only: then it is hashed again next time
-        if any(_state_of(folder / name) != state for name, state in record.files.items()):
-            write_record(folder, manifest, record.manifest_sha256)
+    except ValidationError as error:
+        raise Damaged("its manifest or record cannot be read") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged("a file is missing") from error
+    if looks != record.files:
+        with contextlib.suppress(OSError, StorageFull):  # then it is hashed again next time
+            _write_record(folder, record.manifest_sha256, looks)
     return manifest
 
 
-def identity_of(folder: Path) -> tuple[str, int]:
-    """Tells this entry from one fetched again under its name. Raises OSError."""
-    return str(folder), os.stat(folder / LOCK).st_ino
+def _names(manifest: Manifest) -> list[str]:
+    return [MANIFEST, *(file.path for file in manifest.files)]
+
+
+def _write_record(folder: Path, manifest_sha256: str, looks: dict[str, FileState]) -> None:
+    record = Record(manifest_sha256=manifest_sha256, files=looks)
+    write_atomically(folder / RECORD, record.model_dump_json())
 
 
 def _state_of(path: Path) -> FileState:

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from enlight_common.errors import NoSuchObject, StoreCorrupt, UnknownModel
+from enlight_common.errors import InvalidField, NoSuchObject, StoreCorrupt, StoreUnavailable, UnknownModel
 from enlight_common.files import disk_full_as_storage_full, fsync_folder, sha256_of
-from enlight_common.storage import ObjectStore
+from enlight_common.storage import ObjectStore, check_key
 
 from dreambooth_api.models.artifact import ALLOWED_SUFFIXES, MANIFEST, FileEntry, Manifest, ModelKey
 from dreambooth_api.models.cache.entry import write_record
@@ -30,21 +30,26 @@ class Source:
 
 
 def check_names(manifest: Manifest) -> None:
-    """Refuse a manifest whose file names could leave the folder, or are of a kind that is never kept.
-
-    Raises StoreCorrupt.
+    """Refuse a manifest whose file names could leave the folder, do not go together, or are of a kind that is
+    never kept. Raises StoreCorrupt.
     """
-    for file in manifest.files:
-        path = PurePosixPath(file.path)
-        plain = not path.is_absolute() and path.as_posix() == file.path
-        if not plain or any(part.startswith(".") for part in path.parts) or file.path == MANIFEST:
-            raise StoreCorrupt("the model's manifest names a file outside the model")
-        if path.suffix not in ALLOWED_SUFFIXES:
+    names = {file.path for file in manifest.files}
+    if len(names) != len(manifest.files):
+        raise StoreCorrupt("the model's manifest names a file twice")
+    for name in names:
+        path = PurePosixPath(name)
+        try:
+            check_key(f"{prefix_of(manifest.key)}{name}")
+        except InvalidField:
+            raise StoreCorrupt("the model's manifest names a file outside the model") from None
+        if path.suffix not in ALLOWED_SUFFIXES or name == MANIFEST:
             raise StoreCorrupt("the model's manifest names a file of a kind that is not kept")
+        if any(str(above) in names for above in path.parents):
+            raise StoreCorrupt("the model's manifest names a file that is also a folder")
 
 
 def download(objects: ObjectStore, source: Source, staging: Path) -> int:
-    """Fill `staging` from the object store and return how many bytes came.
+    """Fill `staging`, which has its folders, from the object store, and return how many bytes came.
 
     Raises UnknownModel when the model is deleted meanwhile, StoreCorrupt when the store's bytes are not the
     manifest's, StoreUnavailable, StorageFull.
@@ -53,16 +58,18 @@ def download(objects: ObjectStore, source: Source, staging: Path) -> int:
     def one(file: FileEntry) -> None:
         _download_file(objects, f"{prefix_of(source.key)}{file.path}", staging / file.path, file)
 
-    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="fetch") as pool:
-        # The first error counts; those of the other files are the same or of no interest.
-        for _ in pool.map(one, source.manifest.files):
-            pass
-    seal(source, staging)
+    try:
+        with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="fetch") as pool:
+            # The first error counts; those of the other files are the same or of no interest.
+            for _ in pool.map(one, source.manifest.files):
+                pass
+        seal(source, staging)
+    except FileNotFoundError as error:
+        raise StoreUnavailable("the model cache's folder was removed during a download") from error
     return sum(file.size for file in source.manifest.files)
 
 
 def _download_file(objects: ObjectStore, key: str, path: Path, expected: FileEntry) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_ATTEMPTS):
         with disk_full_as_storage_full(), path.open("w+b") as target:
             try:
@@ -92,7 +99,6 @@ def take(source: Source, folder: Path, staging: Path) -> None:
     with disk_full_as_storage_full():
         for file in source.manifest.files:
             target = staging / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(folder / file.path, target)
             except OSError:

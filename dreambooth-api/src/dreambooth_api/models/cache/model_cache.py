@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,6 @@ from dreambooth_api.models.cache.entry import (
     check_content,
     check_looks,
     hold,
-    identity_of,
 )
 from dreambooth_api.models.cache.fetching import Source, check_names, download, take
 from dreambooth_api.models.cache.space import CachedModel, ModelTooLarge, Space
@@ -43,6 +43,10 @@ _log = logging.getLogger(__name__)
 
 #: For another process's download of the same model: 7 GB at 12 MB/s.
 _FETCH_WAIT_S = 600.0
+#: What is as true for who waited as for who tried.
+_SHARED_FAILURES: dict[str, type[EnlightError]] = {
+    kind.type: kind for kind in (StoreUnavailable, StoreCorrupt, StoreDenied, TimedOut)
+}
 _REMEMBERED = 4096  # entries known to have been hashed by this process
 
 
@@ -69,8 +73,7 @@ class ModelCache:
         self._fetch_wait_s = fetch_wait_s
         self._counting = threading.Lock()
         #: Hashed by this process: after a restart every entry is hashed once more.
-        self._hashed: set[tuple[str, int]] = set()
-        self.repair()
+        self._hashed: OrderedDict[tuple[Path, int], None] = OrderedDict()
 
     # -- reading
 
@@ -81,11 +84,9 @@ class ModelCache:
         Fetches it if it is not here; for many who want it at once that is done once.
         Raises UnknownModel, StoreUnavailable, StoreCorrupt, StorageFull (ModelTooLarge), TimedOut.
         """
-        held, manifest = self._hit(key) or self._fetch_or_wait(key)
-        try:
+        held, manifest = self._hit(key) or self._find_or_fetch(key)
+        with self._until_closed(key, held):
             yield Artifact(self.space.folder_of(key), manifest)
-        finally:
-            self._let_go(key, held)
 
     @contextlib.contextmanager
     def hashed(self, artifact: Artifact) -> Iterator[Artifact]:
@@ -96,18 +97,23 @@ class ModelCache:
         """
         try:
             check_content(artifact.folder)
-        except Damaged as error:
-            self._set_aside(artifact.folder, error)
-        else:
-            yield artifact
+        except Damaged:
+            # Hashed again there, alone: another process may have put it right meanwhile.
+            held, manifest = self._find_or_fetch(artifact.manifest.key, touched=True)
+            with self._until_closed(manifest.key, held):
+                yield Artifact(artifact.folder, manifest)
             return
-        with self.open(artifact.manifest.key) as fetched:
-            yield fetched
+        yield artifact
 
-    def _set_aside(self, folder: Path, error: Damaged) -> None:
-        _log.error("a cached model is damaged: %s", error, extra={"folder": str(folder)})
-        self.space.set_aside(folder)
-        self._count(damaged=1)
+    @contextlib.contextmanager
+    def _until_closed(self, key: ModelKey, held: FileLock) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            held.release()
+            folder = self.space.folder_of(key)
+            if (folder / DOOMED).exists():
+                self.space.evict(folder)
 
     def _hit(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
         """The entry, held, if it is here and was not touched since this process hashed it."""
@@ -116,12 +122,12 @@ class ModelCache:
         if held is None:
             return None
         try:
-            if identity_of(folder) in self._hashed:
+            if (folder, held.inode) in self._hashed:
                 manifest = check_looks(folder)
                 self._used(folder)
                 self._count(hits=1)
                 return held, manifest
-        except (Damaged, OSError):
+        except Damaged:
             pass
         except BaseException:
             held.release()
@@ -129,14 +135,24 @@ class ModelCache:
         held.release()
         return None
 
-    def _fetch_or_wait(self, key: ModelKey) -> tuple[FileLock, Manifest]:
-        """The slow way: one at a time for a model, hash what is here, or fetch it."""
+    def _find_or_fetch(self, key: ModelKey, *, touched: bool = False) -> tuple[FileLock, Manifest]:
+        """The slow way: one at a time for a model, hash what is here, or fetch it. `touched` says that what
+        is here was seen not to be right, whatever it looks like.
+        """
         began = time.time()
-        name = hashlib.sha256(f"{key.tenant}/{key.model_id}/{key.version}".encode()).hexdigest()[:40]
-        path = self.space.locks / name
         self.space.make_folders()
-        with disk_full_as_storage_full(), lock(path, timeout_s=self._fetch_wait_s):
-            found = self._hit(key) or self._hash(key)
+        path = self._lock_path(key)
+        try:
+            alone = lock(path, timeout_s=self._fetch_wait_s)
+        except OSError as error:
+            # Nothing can be written here, so nothing is fetched: but what is here is served.
+            found = self._hash(key)
+            if found is None:
+                raise StorageFull("the model cache's folder cannot be written") from error
+            return found
+        with alone, disk_full_as_storage_full():
+            self._mend(key)
+            found = (None if touched else self._hit(key)) or self._hash(key)
             if found is None:
                 _raise_failure_since(path, began)
                 try:
@@ -148,6 +164,24 @@ class ModelCache:
             path.unlink(missing_ok=True)
         return found
 
+    def _lock_path(self, key: ModelKey) -> Path:
+        name = hashlib.sha256(f"{key.tenant}/{key.model_id}/{key.version}".encode()).hexdigest()[:40]
+        return self.space.locks / name
+
+    def _heir_path(self, key: ModelKey) -> Path:
+        return self._lock_path(key).with_suffix(".heir")
+
+    def _mend(self, key: ModelKey) -> None:
+        """Clear the way where something lies under the model's name that is no entry."""
+        folder = self.space.folder_of(key)
+        if (folder / DOOMED).exists() and self._catalog.has(key):
+            (folder / DOOMED).unlink(
+                missing_ok=True
+            )  # deleted by mistake, or by somebody whose store was away
+        if folder.exists() and not (folder / LOCK).exists():
+            with self.space.alone():
+                self.space.discard(folder)
+
     def _hash(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
         """The entry, held, if it is here and every byte is right; one that is not is set aside."""
         folder = self.space.folder_of(key)
@@ -156,14 +190,16 @@ class ModelCache:
             return None
         try:
             manifest = check_content(folder)
+            self._remember_hashed(folder, held)
         except Damaged as error:
             held.release()
-            self._set_aside(folder, error)
+            _log.error("a cached model is damaged: %s", error, extra={"model_id": key.model_id})
+            self.space.set_aside(folder, self._heir_path(key))
+            self._count(damaged=1)
             return None
         except BaseException:
             held.release()
             raise
-        self._remember_hashed(folder)
         self._used(folder)
         self._count(hits=1)
         return held, manifest
@@ -183,7 +219,9 @@ class ModelCache:
 
     def _download(self, source: Source) -> FileLock:
         started = time.monotonic()
-        staging, held = self.space.stage(source.manifest)
+        staging, held = self.space.stage(
+            source.manifest, len(source.raw_manifest), self._heir_path(source.key)
+        )
         try:
             received = download(self._catalog.objects, source, staging)
             held = self._admit(staging, held, source.key)
@@ -197,51 +235,41 @@ class ModelCache:
     def _admit(self, staging: Path, held: FileLock, key: ModelKey) -> FileLock:
         """The lock on the entry that the staged folder, or another's of the same model, has become."""
         folder = self.space.folder_of(key)
-        if not self.space.admit(staging, key):
-            held.release()
+        if not self.space.admit(staging, held, key):
             theirs = hold(folder)
             if theirs is None:
                 raise StoreUnavailable("the model was evicted in the moment that it was fetched")
+            held.release()
             held = theirs
-        self._remember_hashed(folder)
+        self._remember_hashed(folder, held)
         self._used(folder)
         return held
-
-    def _let_go(self, key: ModelKey, held: FileLock) -> None:
-        held.release()
-        folder = self.space.folder_of(key)
-        if (folder / DOOMED).exists():
-            self.space.evict(folder)
 
     # -- writing
 
     def take(self, folder: Path, manifest: Manifest) -> bool:
         """Take in a model that was just published from `folder`, without downloading it again.
 
-        False where there is no room: it is fetched when it is wanted.
+        False where there is no room, or the cache cannot be written: it is fetched when it is wanted.
         """
-        key = manifest.key
+        raw = manifest.to_bytes()
         try:
-            staging, held = self.space.stage(manifest)
-        except StorageFull:
+            staging, held = self.space.stage(manifest, len(raw))
+            with held:
+                try:
+                    take(Source(manifest.key, manifest, raw), folder, staging)
+                    return self.space.admit(staging, held, manifest.key)
+                except BaseException:
+                    self.space.discard(staging)
+                    raise
+        except (OSError, EnlightError) as error:
+            _log.warning("a trained model was not taken into the cache: %s", error)
             return False
-        with held:
-            try:
-                take(Source(key, manifest, manifest.to_bytes()), folder, staging)
-                self.space.admit(staging, key)
-            except (OSError, EnlightError):
-                _log.warning("a trained model was not taken into the cache", exc_info=True)
-                self.space.discard(staging)
-                return False
-            except BaseException:
-                self.space.discard(staging)
-                raise
-        return True
 
     def remove(self, key: ModelKey) -> None:
         """Have a deleted model gone: at once, or with the last who has it open."""
         folder = self.space.folder_of(key)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):
             (folder / DOOMED).touch()
             self.space.evict(folder)
 
@@ -273,36 +301,24 @@ class ModelCache:
 
     def repair(self) -> None:
         """Clear what killed processes left, and keep to a bound that was made smaller. Safe at any time."""
-        for staging in list(self.space.incoming.iterdir()):
-            with contextlib.suppress(FileNotFoundError):
-                self._clear_if_dead(staging)
-        for folder in self.space.entries.glob("*/*/*"):
-            if not (folder / LOCK).exists():
-                self.space.discard(
-                    folder
-                )  # never an entry of ours, or one that a damaged disk lost a part of
-        for entry in self.space.models():
-            if entry.doomed:
-                self.space.evict(entry.folder)
+        # Another may be at work for long, or be stopped: its room is made and its rest cleared later, then.
+        with contextlib.suppress(StorageFull, TimedOut):
+            with self.space.alone():
+                self.space.clear_left()
+            for entry in self.space.models():
+                if entry.doomed:
+                    self.space.evict(entry.folder)
+            self._clear_old_locks()
+            self.space.make_room()
+
+    def _clear_old_locks(self) -> None:
         for path in self.space.locks.iterdir():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 if path.name != "space" and time.time() - path.stat().st_mtime > _FETCH_WAIT_S:
                     held = try_lock(path, create=False)
                     if held is not None:
                         with held:
                             path.unlink(missing_ok=True)
-        with contextlib.suppress(StorageFull):
-            self.space.make_room()
-
-    def _clear_if_dead(self, staging: Path) -> None:
-        # Without a lock it was killed between making the folder and locking it, which is done alone.
-        with self.space.alone():
-            if (staging / LOCK).exists():
-                held = try_lock(staging / LOCK, create=False)
-                if held is None:
-                    return
-                held.release()
-            self.space.discard(staging)
 
     # -- keeping count
 
@@ -310,11 +326,11 @@ class ModelCache:
         with contextlib.suppress(OSError):  # a read-only or full disk still serves
             os.utime(folder)
 
-    def _remember_hashed(self, folder: Path) -> None:
+    def _remember_hashed(self, folder: Path, held: FileLock) -> None:
         with self._counting:
-            if len(self._hashed) >= _REMEMBERED:
-                self._hashed.clear()
-            self._hashed.add(identity_of(folder))
+            self._hashed[folder, held.inode] = None
+            while len(self._hashed) > _REMEMBERED:
+                self._hashed.popitem(last=False)
 
     def _count(self, **changes: float) -> None:
         with self._counting:
@@ -324,14 +340,15 @@ class ModelCache:
 
 def _note_failure(path: Path, error: EnlightError) -> None:
     with contextlib.suppress(OSError):
-        path.write_text(json.dumps({"at": time.time(), "detail": error.detail}))
+        path.write_text(json.dumps({"at": time.time(), "type": error.type, "detail": error.detail}))
 
 
 def _raise_failure_since(path: Path, began: float) -> None:
     try:
         failure = json.loads(path.read_text())
         failed_at, detail = float(failure["at"]), str(failure["detail"])
+        kind = _SHARED_FAILURES[failure["type"]]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if failed_at >= began:
-        raise StoreUnavailable(detail)
+        raise kind(detail)
