@@ -49,7 +49,7 @@ def publish_many(store: ModelStore, folder: Path, *model_ids: str, size: int = S
 
 
 def leftovers(store: ModelStore) -> list[Path]:
-    space = store.cache.space
+    space = store.cache.inventory
     return [path for folder in (space.incoming, space.trash, space.damaged) for path in folder.iterdir()]
 
 
@@ -63,7 +63,7 @@ def test_a_model_is_fetched_once_and_hit_then(store: ModelStore, tmp_path: Path)
     assert (counts.misses, counts.hits) == (1, 2)
     assert counts.fetched_bytes == sum(file.size for file in published.files)
     assert leftovers(store) == []
-    assert list(store.cache.space.locks.iterdir()) == [store.cache.space.locks / "space"]
+    assert list(store.cache.inventory.locks.iterdir()) == [store.cache.inventory.locks / "space"]
 
 
 def test_what_this_machine_trained_is_at_hand_without_a_download(store: ModelStore, tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_the_least_recently_used_goes_and_what_is_open_stays(tmp_path: Path) -> 
         fetch(store, "d", "e")
         assert is_right(artifact), "files are opened late here"
         assert sorted(cached(store)) == ["b", "d", "e"]
-        assert store.cache.space.used_bytes() <= THREE
+        assert store.cache.inventory.used_bytes() <= THREE
         with store.open("d"), store.open("e"):
             with pytest.raises(StorageFull, match="in use"), store.open("a"):
                 pass
             fetch(store, "b", "d", "e")
     fetch(store, "a")
     assert store.cache.space.evictions == 3
-    assert store.cache.space.used_bytes() == disk_bytes(tmp_path / "cache") <= THREE
+    assert store.cache.inventory.used_bytes() == disk_bytes(tmp_path / "cache") <= THREE
 
 
 def test_what_another_process_has_open_stays_until_it_is_killed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_set_aside_and_fetched_again(store: ModelStore, tmp_pa
     weights.write_bytes(b"w" * weights.stat().st_size)
     fetch(store, "shoe")
     assert (store.cache.counts.damaged, store.cache.counts.misses) == (1, 2)
-    assert len(list(store.cache.space.damaged.iterdir())) == 1
+    assert len(list(store.cache.inventory.damaged.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["removed", "shortened", "a link", "no manifest", "another manifest"])
@@ -274,7 +274,7 @@ def test_two_who_find_the_same_damage_fetch_once_and_both_hold_what_was_fetched(
     counts = here.cache.counts, other.cache.counts
     assert sum(count.damaged for count in counts) == 1
     assert sum(count.misses for count in counts) == 2
-    assert len(list(here.cache.space.damaged.iterdir())) == 1
+    assert len(list(here.cache.inventory.damaged.iterdir())) == 1
     assert here.cache.evict(artifact.manifest.key)
 
 
@@ -298,10 +298,10 @@ def test_a_model_that_cannot_be_read_just_now_is_kept(
 
 def test_what_lies_under_a_models_name_and_is_no_entry_gives_way(store: ModelStore, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "result", "shoe")
-    folder = store.cache.space.folder_of(published.key)
+    folder = store.cache.inventory.folder_of(published.key)
     folder.mkdir(parents=True)
     (folder / "left").write_bytes(b"?" * 50_000)
-    assert store.cache.space.used_bytes() == disk_bytes(tmp_path / "cache")
+    assert store.cache.inventory.used_bytes() == disk_bytes(tmp_path / "cache")
     fetch(store, "shoe", "shoe")
     assert store.cache.counts.misses == 1
 
@@ -345,7 +345,7 @@ def test_what_the_cache_takes_can_be_told_while_models_come_and_go(tmp_path: Pat
             other.tell("open", model_id=model_id, slot=model_id)
             other.tell("close", slot=model_id)
     for _ in range(300):
-        assert store.cache.space.used_bytes() > 0
+        assert store.cache.inventory.used_bytes() > 0
         store.cached()
     for other in others:
         other.kill()
@@ -476,7 +476,7 @@ def test_killed_in_the_middle_of_downloads_the_next_start_repairs_it(tmp_path: P
         interrupted += any((tmp_path / "cache" / "incoming").iterdir())
         store = store_at(tmp_path, max_bytes=limit)
         assert leftovers(store) == []
-        assert store.cache.space.used_bytes() == disk_bytes(tmp_path / "cache") <= limit
+        assert store.cache.inventory.used_bytes() == disk_bytes(tmp_path / "cache") <= limit
         for model_id in cached(store):
             fetch(store, model_id)
         assert store.cache.counts.misses == 0, "nothing that was cut short is served"
@@ -488,14 +488,14 @@ def test_killed_in_the_middle_of_an_eviction_the_rest_goes_at_the_next_start(
 ) -> None:
     publish_many(store, tmp_path, "a", "b")
     fetch(store, "a", "b")
-    space = store.cache.space
+    space = store.cache.inventory
     # An eviction renames first: this is what kill -9 leaves then, and in the middle of removing files.
     space.folder_of(store.find("a")).rename(space.trash / "cut-short")
     (space.trash / "cut-short" / "model.safetensors").unlink()
     restarted = store_at(tmp_path)
     assert cached(restarted) == ["b"]
     assert leftovers(restarted) == []
-    assert restarted.cache.space.used_bytes() == disk_bytes(tmp_path / "cache")
+    assert restarted.cache.inventory.used_bytes() == disk_bytes(tmp_path / "cache")
     fetch(restarted, "a", "b")
 
 
@@ -526,9 +526,9 @@ def test_downloads_in_flight_count_before_they_arrive(tmp_path: Path) -> None:
     manifest_of_d, _ = store.catalog.manifest(store.find("d"))
     staging, held = store.cache.space.stage(manifest_of_d, 1000)
     assert "a" not in cached(store)
-    assert store.cache.space.used_bytes() > disk_bytes(tmp_path / "cache")
+    assert store.cache.inventory.used_bytes() > disk_bytes(tmp_path / "cache")
     fetch(store, "a")
-    assert store.cache.space.used_bytes() <= THREE
+    assert store.cache.inventory.used_bytes() <= THREE
     held.release()
     store.cache.repair()
     assert not staging.exists()
@@ -541,7 +541,7 @@ def test_who_waited_for_a_download_that_failed_does_not_try_it_again(
     path = tmp_path / "objects/models/default/shoe" / published.version / "model.safetensors"
     path.write_bytes(b"?" * path.stat().st_size)
     name = hashlib.sha256(f"default/shoe/{published.version}".encode()).hexdigest()[:40]
-    with (store.cache.space.locks / name).open("w") as lock:
+    with (store.cache.inventory.locks / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         outcomes: list[str] = []
 

@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
         for process in self.processes:
             process.kill()
         store = store_at(self.folder, max_bytes=self.limit)
-        space = store.cache.space
+        space = store.cache.inventory
         assert space.used_bytes() == disk_bytes(self.folder / "cache") <= self.limit
         assert not [*space.incoming.iterdir(), *space.trash.iterdir(), *space.damaged.iterdir()]
         for model in store.cache.models():

@@ -55,7 +55,7 @@ def fetch(store: ModelStore, model_id: str = "shoe") -> None:
 
 
 def assert_nothing_is_left(store: ModelStore) -> None:
-    space = store.cache.space
+    space = store.cache.inventory
     assert store.cached() == []
     assert not [*space.incoming.iterdir(), *space.trash.iterdir(), *space.damaged.iterdir()]
 
@@ -131,7 +131,7 @@ def test_a_store_that_hangs_does_not_hold_up_what_is_at_hand(
 ) -> None:
     fetch(store)
     patient = Catalog(backend.open(replace(LIMITS, read_s=3600.0), proxy.url))
-    hanging = ModelStore(patient, ModelCache(store.cache.space.root, patient, LARGE))
+    hanging = ModelStore(patient, ModelCache(store.cache.inventory.root, patient, LARGE))
     with proxy.failing(Fault("silence")):
         for _ in range(2):
             fetch(hanging)

@@ -110,7 +110,7 @@ def _list(store: ModelStore) -> None:
         marks = [mark for mark, there in (("pinned", model.pinned), ("deleted", model.doomed)) if there]
         print(f"{name:{width}}  {model.bytes / _MEGA:9.1f}  {used}  {' '.join(marks)}".rstrip())
     space = store.cache.space
-    used_mb, most_mb = space.used_bytes() / _MEGA, space.max_bytes / _MEGA
+    used_mb, most_mb = space.inventory.used_bytes() / _MEGA, space.max_bytes / _MEGA
     print(f"{len(models)} models; {used_mb:.1f} of {most_mb:.1f} MB used (CACHE_MAX_GB)")
 
 

@@ -53,7 +53,7 @@ class _ServiceCollector(Collector):
         cache = self._service.store.cache
         counts, space = cache.counts, cache.space
         yield GaugeMetricFamily(
-            "model_cache_bytes", "What the model cache takes of the disk", space.used_bytes()
+            "model_cache_bytes", "What the model cache takes of the disk", space.inventory.used_bytes()
         )
         yield GaugeMetricFamily("model_cache_max_bytes", "What it may take", space.max_bytes)
         yield CounterMetricFamily("model_cache_hits", "Wanted models found in the cache", counts.hits)

@@ -12,8 +12,8 @@ from enlight_common.ids import check_id
 from enlight_common.storage import open_object_store
 
 from dreambooth_api.models.artifact import Artifact, Manifest, ModelKey
+from dreambooth_api.models.cache.inventory import CachedModel
 from dreambooth_api.models.cache.model_cache import ModelCache
-from dreambooth_api.models.cache.space import CachedModel
 from dreambooth_api.models.catalog import Catalog
 from dreambooth_api.models.versions import FRESH_S, KnownVersions
 

@@ -61,7 +61,7 @@ class KnownVersions:
 
     def of(self, tenant: str, model_id: str) -> Versions:
         """The model's versions. Raises StoreUnavailable, StoreDenied where there is not even a cached one."""
-        here = self._cache.space.versions(tenant, model_id)
+        here = self._cache.inventory.versions(tenant, model_id)
         known = self._answer(tenant, model_id, here)
         if here and known.names is not None and here[0] > max(known.names, default=""):
             # Another instance of this machine published it just now; or it was deleted elsewhere.
@@ -132,9 +132,9 @@ class KnownVersions:
 
     def _remove_deleted(self, name: tuple[str, str], there: Sequence[str], asked_at: float) -> None:
         """Let go of entries that another machine deleted from the object store."""
-        for version in set(self._cache.space.versions(*name)) - set(there):
+        for version in set(self._cache.inventory.versions(*name)) - set(there):
             key = ModelKey(*name, version)
             with contextlib.suppress(FileNotFoundError):
-                taken_in = (self._cache.space.folder_of(key) / LOCK).stat().st_mtime
+                taken_in = (self._cache.inventory.folder_of(key) / LOCK).stat().st_mtime
                 if asked_at - taken_in > _RECENT_S and not self._catalog.has(key):
                     self._cache.remove(key)

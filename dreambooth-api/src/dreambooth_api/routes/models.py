@@ -46,7 +46,7 @@ def list_models() -> Response:
     space = service.store.cache.space
     answer = ModelList(
         base=service.base.name,
-        cache_bytes=space.used_bytes(),
+        cache_bytes=space.inventory.used_bytes(),
         cache_max_bytes=space.max_bytes,
         models=models,
     )

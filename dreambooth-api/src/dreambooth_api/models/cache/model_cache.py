@@ -36,7 +36,8 @@ from dreambooth_api.models.cache.entry import (
     hold,
 )
 from dreambooth_api.models.cache.fetching import Source, check_names, download, take
-from dreambooth_api.models.cache.space import CachedModel, ModelTooLarge, Space
+from dreambooth_api.models.cache.inventory import CachedModel, Inventory
+from dreambooth_api.models.cache.space import ModelTooLarge, Space
 from dreambooth_api.models.catalog import Catalog
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class ModelCache:
     def __init__(
         self, root: Path, catalog: Catalog, max_bytes: int, *, fetch_wait_s: float = _FETCH_WAIT_S
     ) -> None:
-        self.space = Space(root.resolve(), max_bytes)
+        self.inventory = Inventory(root.resolve())
+        self.space = Space(self.inventory, max_bytes)
         self.counts = CacheCounts()
         self._catalog = catalog
         self._fetch_wait_s = fetch_wait_s
@@ -86,7 +88,7 @@ class ModelCache:
         """
         held, manifest = self._hit(key) or self._find_or_fetch(key)
         with self._until_closed(key, held):
-            yield Artifact(self.space.folder_of(key), manifest)
+            yield Artifact(self.inventory.folder_of(key), manifest)
 
     @contextlib.contextmanager
     def hashed(self, artifact: Artifact) -> Iterator[Artifact]:
@@ -111,13 +113,13 @@ class ModelCache:
             yield
         finally:
             held.release()
-            folder = self.space.folder_of(key)
+            folder = self.inventory.folder_of(key)
             if (folder / DOOMED).exists():
                 self.space.evict(folder)
 
     def _hit(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
         """The entry, held, if it is here and was not touched since this process hashed it."""
-        folder = self.space.folder_of(key)
+        folder = self.inventory.folder_of(key)
         held = hold(folder)
         if held is None:
             return None
@@ -140,7 +142,7 @@ class ModelCache:
         is here was seen not to be right, whatever it looks like.
         """
         began = time.time()
-        self.space.make_folders()
+        self.inventory.make_folders()
         path = self._lock_path(key)
         try:
             alone = lock(path, timeout_s=self._fetch_wait_s)
@@ -166,14 +168,14 @@ class ModelCache:
 
     def _lock_path(self, key: ModelKey) -> Path:
         name = hashlib.sha256(f"{key.tenant}/{key.model_id}/{key.version}".encode()).hexdigest()[:40]
-        return self.space.locks / name
+        return self.inventory.locks / name
 
     def _heir_path(self, key: ModelKey) -> Path:
         return self._lock_path(key).with_suffix(".heir")
 
     def _mend(self, key: ModelKey) -> None:
         """Clear the way where something lies under the model's name that is no entry."""
-        folder = self.space.folder_of(key)
+        folder = self.inventory.folder_of(key)
         if (folder / DOOMED).exists() and self._catalog.has(key):
             (folder / DOOMED).unlink(
                 missing_ok=True
@@ -184,7 +186,7 @@ class ModelCache:
 
     def _hash(self, key: ModelKey) -> tuple[FileLock, Manifest] | None:
         """The entry, held, if it is here and every byte is right; one that is not is set aside."""
-        folder = self.space.folder_of(key)
+        folder = self.inventory.folder_of(key)
         held = hold(folder)
         if held is None:
             return None
@@ -234,7 +236,7 @@ class ModelCache:
 
     def _admit(self, staging: Path, held: FileLock, key: ModelKey) -> FileLock:
         """The lock on the entry that the staged folder, or another's of the same model, has become."""
-        folder = self.space.folder_of(key)
+        folder = self.inventory.folder_of(key)
         if not self.space.admit(staging, held, key):
             theirs = hold(folder)
             if theirs is None:
@@ -268,7 +270,7 @@ class ModelCache:
 
     def remove(self, key: ModelKey) -> None:
         """Have a deleted model gone: at once, or with the last who has it open."""
-        folder = self.space.folder_of(key)
+        folder = self.inventory.folder_of(key)
         with contextlib.suppress(OSError):
             (folder / DOOMED).touch()
             self.space.evict(folder)
@@ -277,11 +279,11 @@ class ModelCache:
 
     def models(self) -> list[CachedModel]:
         """What is here, least recently used first."""
-        return self.space.models()
+        return self.inventory.models()
 
     def pin(self, key: ModelKey, pinned: bool = True) -> bool:
         """Never evict it, or do again. False when it is not here."""
-        mark = self.space.folder_of(key) / PINNED
+        mark = self.inventory.folder_of(key) / PINNED
         try:
             used = mark.parent.stat()
             if pinned:
@@ -295,7 +297,7 @@ class ModelCache:
 
     def evict(self, key: ModelKey) -> bool:
         """Give its room back; False when it is not here or somebody has it open."""
-        evicted = self.space.evict(self.space.folder_of(key))
+        evicted = self.space.evict(self.inventory.folder_of(key))
         self.space.evictions += evicted
         return evicted
 
@@ -305,14 +307,14 @@ class ModelCache:
         with contextlib.suppress(StorageFull, TimedOut):
             with self.space.alone():
                 self.space.clear_left()
-            for entry in self.space.models():
+            for entry in self.inventory.models():
                 if entry.doomed:
                     self.space.evict(entry.folder)
             self._clear_old_locks()
             self.space.make_room()
 
     def _clear_old_locks(self) -> None:
-        for path in self.space.locks.iterdir():
+        for path in self.inventory.locks.iterdir():
             with contextlib.suppress(OSError):
                 if path.name != "space" and time.time() - path.stat().st_mtime > _FETCH_WAIT_S:
                     held = try_lock(path, create=False)

@@ -1,4 +1,4 @@
-"""Who gets the room: what the cache's folder takes of the disk, and what goes when more is wanted."""
+"""Who gets the room in the cache's folder, and what goes when more is wanted."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ import errno
 import logging
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from enlight_common.errors import StorageFull, StoreUnavailable
-from enlight_common.files import (
-    bytes_under,
-    disk_full_as_storage_full,
-    free_bytes,
-    fsync_folder,
-    write_atomically,
-)
+from enlight_common.files import disk_full_as_storage_full, free_bytes, fsync_folder, write_atomically
 from enlight_common.locks import FileLock, lock, try_lock
 
 from dreambooth_api.models.artifact import Manifest, ModelKey
-from dreambooth_api.models.cache.entry import DOOMED, LOCK, PINNED
+from dreambooth_api.models.cache.entry import LOCK
+from dreambooth_api.models.cache.inventory import (
+    BOUND,
+    RESERVED,
+    CachedModel,
+    Inventory,
+    folders_in,
+)
 
 _log = logging.getLogger(__name__)
 
-RESERVED = ".reserved"
-_BOUND = "bound"
 _BLOCK = 4096  # a file's last block is counted whole, and so is every folder
 #: Of an entry beside its files: itself, `.reserved`, and two folders above it.
 _BLOCKS_BESIDE = 4
@@ -50,113 +47,19 @@ class ModelTooLarge(StorageFull):
     title = "The model is larger than the cache"
 
 
-@dataclass(frozen=True)
-class CachedModel:
-    """An entry as it is listed. `bytes` is what it takes of the disk; `last_used` in seconds since the
-    epoch.
-    """
-
-    key: ModelKey
-    folder: Path
-    bytes: int
-    last_used: float
-    pinned: bool
-    doomed: bool
-
-
 class Space:
-    """The cache's folder, and its bound of `max_bytes` over everything in it."""
+    """The bound of `max_bytes` over everything in the cache's folder, and what may change names there."""
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        self.root, self.max_bytes = root, max_bytes
-        self.entries, self.incoming = root / "entries", root / "incoming"
-        self.trash, self.damaged, self.locks = root / "trash", root / "damaged", root / "locks"
+    def __init__(self, inventory: Inventory, max_bytes: int) -> None:
+        self.inventory, self.max_bytes = inventory, max_bytes
         self.evictions = 0
-        self._sizes: dict[tuple[str, int], int] = {}
-        self._sizing = threading.Lock()
-        self.make_folders()
-        self._locks_hold = _locks_hold(self.locks)
+        self._locks_hold = _locks_hold(inventory.locks)
         if not self._locks_hold:
             _log.warning("locks have no effect in the model cache's folder: models may be fetched twice")
 
-    def make_folders(self) -> None:
-        """Make the cache's own folders: at the start, and when somebody emptied the cache with rm -r."""
-        for folder in (self.entries, self.incoming, self.trash, self.damaged, self.locks):
-            folder.mkdir(parents=True, exist_ok=True)
-
     def note_bound(self) -> None:
         """Leave the bound for who tends the cache by hand. See `noted_bound`."""
-        write_atomically(self.root / _BOUND, str(self.max_bytes))
-
-    # -- what there is
-
-    def models(self) -> list[CachedModel]:
-        """Every entry, least recently used first. One that goes meanwhile is left out."""
-        found = []
-        for tenant in _folders(self.entries):
-            for model in _folders(tenant):
-                for folder in _folders(model):
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append(self._describe(ModelKey(tenant.name, model.name, folder.name), folder))
-        found.sort(key=lambda entry: entry.last_used)
-        self._forget_sizes({str(entry.folder) for entry in found})
-        return found
-
-    def versions(self, tenant: str, model_id: str) -> list[str]:
-        """The versions of a model that are here, newest first."""
-        folders = _folders(self.entries / tenant / model_id)
-        return sorted((path.name for path in folders if not (path / DOOMED).exists()), reverse=True)
-
-    def folder_of(self, key: ModelKey) -> Path:
-        """Where the entry is or would be."""
-        return self.entries / key.tenant / key.model_id / key.version
-
-    def used_bytes(self) -> int:
-        """What the folder takes of the disk, as `du` counts, with all of what is still being fetched."""
-        return self._used(self.models())
-
-    def _used(self, models: list[CachedModel]) -> int:
-        known = sum(entry.bytes for entry in models)
-        tenants = _folders(self.entries)
-        names = [model for tenant in tenants for model in _folders(tenant)]
-        above = sum(map(_own_bytes, (self.root, self.root / _BOUND, self.entries, *tenants, *names)))
-        rest = sum(map(_tree_bytes, (self.trash, self.damaged, self.locks)))
-        fetched = sum(max(_tree_bytes(path), _reserved(path)) for path in _folders(self.incoming))
-        return known + above + rest + _own_bytes(self.incoming) + fetched
-
-    def _outstanding(self) -> int:
-        """Bytes promised to downloads that are not on the disk yet."""
-        return sum(max(0, _reserved(path) - _tree_bytes(path)) for path in _folders(self.incoming))
-
-    def _describe(self, key: ModelKey, folder: Path) -> CachedModel:
-        used = folder.stat().st_mtime
-        return CachedModel(
-            key,
-            folder,
-            self._size_of(folder),
-            used,
-            pinned=(folder / PINNED).exists(),
-            doomed=(folder / DOOMED).exists(),
-        )
-
-    def _size_of(self, folder: Path) -> int:
-        # Entries do not change: each is measured once.
-        try:
-            identity = str(folder), os.stat(folder / LOCK).st_ino
-        except FileNotFoundError:
-            return _tree_bytes(folder)  # no entry of ours, but it takes its room
-        with self._sizing:
-            known = self._sizes.get(identity)
-        if known is None:
-            known = _tree_bytes(folder)
-            with self._sizing:
-                self._sizes[identity] = known
-        return known
-
-    def _forget_sizes(self, there: set[str]) -> None:
-        with self._sizing:
-            for identity in [identity for identity in self._sizes if identity[0] not in there]:
-                del self._sizes[identity]
+        write_atomically(self.inventory.root / BOUND, str(self.max_bytes))
 
     # -- what comes
 
@@ -174,7 +77,7 @@ class Space:
             raise ModelTooLarge(
                 f"the model takes {need} bytes and the cache may hold {self.max_bytes} (CACHE_MAX_GB)"
             )
-        staging = self.incoming / uuid.uuid4().hex
+        staging = self.inventory.incoming / uuid.uuid4().hex
         with disk_full_as_storage_full(), self.alone():
             self._make_room(need)
             try:
@@ -201,7 +104,7 @@ class Space:
 
         Raises StoreUnavailable when somebody removed the staged one.
         """
-        target = self.folder_of(key)
+        target = self.inventory.folder_of(key)
         with self.alone():
             if not held.is_of(staging / LOCK):
                 raise StoreUnavailable("the model cache's folder was removed during a download")
@@ -220,7 +123,7 @@ class Space:
 
     def discard(self, folder: Path) -> None:
         """Remove a folder of the cache: its name first, then its files."""
-        doomed = self.trash / uuid.uuid4().hex
+        doomed = self.inventory.trash / uuid.uuid4().hex
         with contextlib.suppress(FileNotFoundError):
             folder.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -232,8 +135,8 @@ class Space:
         with self.alone(), contextlib.suppress(FileNotFoundError):
             heir.unlink(missing_ok=True)
             (folder / LOCK).rename(heir)
-            folder.rename(self.damaged / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}")
-        for old in sorted(_folders(self.damaged))[:-_KEPT_DAMAGED]:
+            folder.rename(self.inventory.damaged / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}")
+        for old in sorted(folders_in(self.inventory.damaged))[:-_KEPT_DAMAGED]:
             self.discard(old)
 
     def evict(self, folder: Path) -> bool:
@@ -260,8 +163,8 @@ class Space:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """While the context lasts no other process makes room or adds an entry."""
-        self.make_folders()
-        with lock(self.locks / "space", timeout_s=_BOOKKEEPING_S):
+        self.inventory.make_folders()
+        with lock(self.inventory.locks / "space", timeout_s=_BOOKKEEPING_S):
             yield
 
     def make_room(self, need: int = 0) -> None:
@@ -271,9 +174,9 @@ class Space:
 
     def clear_left(self) -> None:
         """Remove what killed processes left. To be called alone."""
-        for folder in _folders(self.trash):
+        for folder in folders_in(self.inventory.trash):
             shutil.rmtree(folder, ignore_errors=True)
-        for staging in _folders(self.incoming):
+        for staging in folders_in(self.inventory.incoming):
             if not self._is_alive(staging):
                 self.discard(staging)
 
@@ -290,12 +193,12 @@ class Space:
         return False
 
     def _make_room(self, need: int) -> None:
-        models = self.models()
+        models = self.inventory.models()
         short, reason = self._shortage(models, need)
         if short <= 0:
             return
         self.clear_left()
-        while (left := sorted(_folders(self.damaged))) and self._shortage(models, need)[0] > 0:
+        while (left := sorted(folders_in(self.inventory.damaged))) and self._shortage(models, need)[0] > 0:
             self.discard(left[0])
         short, reason = self._shortage(models, need)
         with contextlib.ExitStack() as stack:
@@ -318,8 +221,12 @@ class Space:
 
     def _shortage(self, models: list[CachedModel], need: int) -> tuple[int, str]:
         """How many bytes have to go before `need` more fit, and what there is too little of."""
-        over = self._used(models) + need - (self.max_bytes - (_MARGIN if need else 0))
-        lacking = need + _SLACK_BYTES - (free_bytes(self.root) - self._outstanding()) if need else 0
+        over = self.inventory.bytes_of(models) + need - (self.max_bytes - (_MARGIN if need else 0))
+        lacking = (
+            need + _SLACK_BYTES - (free_bytes(self.inventory.root) - self.inventory.outstanding())
+            if need
+            else 0
+        )
         if lacking > over:
             return lacking, "there is no room left on the model cache's disk"
         return over, "the model cache is full of models that are in use or pinned (CACHE_MAX_GB)"
@@ -328,7 +235,7 @@ class Space:
 def noted_bound(root: Path) -> int | None:
     """The bound that the services which use the cache keep it to, in bytes, if one of them was started."""
     try:
-        return int((root / _BOUND).read_text())
+        return int((root / BOUND).read_text())
     except (OSError, ValueError):
         return None
 
@@ -391,29 +298,3 @@ def _age(folder: Path) -> float:
 def _files(folder: Path) -> Iterator[Path]:
     for name, _, files in os.walk(folder):
         yield from (Path(name, file) for file in files)
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _reserved(staging: Path) -> int:
-    try:
-        return int((staging / RESERVED).read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _own_bytes(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except OSError:
-        return 0
-
-
-def _tree_bytes(folder: Path) -> int:
-    return _own_bytes(folder) + bytes_under(folder)
