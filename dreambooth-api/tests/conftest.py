@@ -21,11 +21,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 _LOADED_WITHIN_S = 120
+_SLOW_S = 2400  # for what takes four minutes on cores of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: what is left for last decides how long two workers take."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(_SLOW_S))
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -80,6 +80,7 @@ def test_words_never_seen_in_training_can_be_told_apart(pipeline: StableDiffusio
     assert (named - other).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_draws_what_captions_kept_out_of_training_say(pipeline: StableDiffusionPipeline) -> None:
     questions = held_out_questions()
     pictures = draw(pipeline, [question.caption for question in questions])
