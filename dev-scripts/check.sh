@@ -38,7 +38,7 @@ trap 'rm -f "$log"' EXIT
 
 check "ruff check" "$bin/ruff" check --quiet .
 check "ruff format" "$bin/ruff" format --check --quiet .
-check "mypy --strict" "$bin/mypy" --strict enlight-common/src dreambooth-api/src
+check "mypy --strict" "$bin/mypy" --strict enlight-common/src bgrem/src dreambooth-api/src realesrgan/src
 check "import law" imports
 check "shellcheck" shell_scripts
 

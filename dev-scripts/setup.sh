@@ -79,7 +79,8 @@ rm -f "$stamp"
 # setuptools first, pinned: the packages are then built with it and not with whatever is newest.
 "${pip[@]}" install --retries 8 --constraint constraints.txt setuptools
 "${pip[@]}" install --retries 8 --constraint constraints.txt --no-build-isolation \
-  --requirement requirements-dev.txt --editable enlight-common --editable dreambooth-api
+  --requirement requirements-dev.txt --editable enlight-common --editable 'bgrem[cpu]' --editable dreambooth-api \
+  --editable 'realesrgan[openvino]'
 fingerprint >"$stamp.new"
 mv "$stamp.new" "$stamp"
 echo "setup.sh: done"

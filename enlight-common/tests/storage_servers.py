@@ -13,12 +13,13 @@ from pathlib import Path
 import boto3
 import httpx
 import pytest
-from conftest import free_port, wait_until
 from enlight_common.storage import ObjectStore, StorageLimits, UrlSigner, open_object_store
 from storage_backends import BUCKET, Backend
 from storage_issuer import BASE_PATH, NODE_KEY, SECRET, issuer_app
 from storage_proxy import FaultyProxy
 from werkzeug.serving import make_server
+
+from conftest import free_port, wait_until
 
 
 @contextlib.contextmanager

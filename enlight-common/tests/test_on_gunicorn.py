@@ -11,8 +11,9 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from conftest import Server, wait_until
 from served_app_limits import MAX_BODY_BYTES, THREADS
+
+from conftest import Server, wait_until
 
 
 def seen(server: Server) -> dict[str, int]:

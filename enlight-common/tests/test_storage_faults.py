@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import free_port
 from enlight_common.errors import (
     EnlightError,
     NoSuchObject,
@@ -26,6 +25,8 @@ from enlight_common.storage import ObjectStore, StorageLimits, open_object_store
 from storage_backends import Backend
 from storage_issuer import NODE_KEY
 from storage_proxy import Fault, FaultyProxy
+
+from conftest import free_port
 
 pytest_plugins = ("storage_servers",)
 

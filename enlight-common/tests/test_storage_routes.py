@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from conftest import wait_until
 from enlight_common.storage import UrlSigner, open_object_store
 from enlight_common.web import create_app
 from enlight_common.web.objects import objects_blueprint
 from openapi_spec_validator import validate as validate_openapi
 from storage_backends import LIMITS, Backend
 from storage_issuer import BASE_PATH, MAX_OBJECT_BYTES, NODE_KEY, SECRET, issuer_app
+
+from conftest import wait_until
 
 pytest_plugins = ("storage_servers",)
 

@@ -173,14 +173,22 @@ def _convert(image: Image.Image, field: str, mode: Mode) -> Image.Image:
     return image.convert(mode)
 
 
-def encode_image(image: Image.Image, format: OutputFormat, *, text: dict[str, str] | None = None) -> bytes:
-    """Encode as PNG, or as JPEG or WebP of quality 92. `text` becomes text chunks of a PNG."""
+def encode_image(
+    image: Image.Image,
+    format: OutputFormat,
+    *,
+    text: dict[str, str] | None = None,
+    png_effort: int = 6,
+) -> bytes:
+    """Encode as PNG, or as JPEG or WebP of quality 92. `text` becomes text chunks of a PNG, `png_effort` is
+    zlib's level: 2 takes a third of the time of 6 for some 8% more bytes.
+    """
     buffer = io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()
         for key, value in (text or {}).items():
             info.add_itxt(key, value.replace("\0", ""))
-        image.save(buffer, "PNG", pnginfo=info)
+        image.save(buffer, "PNG", pnginfo=info, compress_level=png_effort)
     elif format == "jpeg":
         image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     else:

@@ -1,0 +1,116 @@
+"""The body of ``POST /remove`` and ``/remove-opacity``, and its answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from enlight_common.errors import InvalidField
+from enlight_common.ids import ID_PATTERN
+from enlight_common.images import ImageBounds, decode_base64_image
+from pydantic import BaseModel, ConfigDict, Field
+
+from bgrem.models import Models
+from bgrem.request import Background, CutOptions, Matting
+from bgrem.runtimes import Runtime
+
+MAX_IMAGES = 16
+#: Pixels of all pictures of a request together are bounded by so many times the bound of one.
+MAX_TIMES_PIXELS = 2
+#: Matting solves for every pixel of the edge in double precision: 2 megapixels take a minute and 3 GB.
+MAX_MATTING_PIXELS = 2_000_000
+#: A picture may be 16,384 wide or high, a WebP one pixel less.
+MAX_WEBP_SIDE = 16_383
+
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
+_WHITE = (255, 255, 255)
+
+Base64Image = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class RemoveBody(BaseModel):
+    """One picture or several, and how to cut them out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    input_image: Base64Image | None = Field(None, description="A picture; answered as `output_image`")
+    input_images: Annotated[list[Base64Image], Field(min_length=1, max_length=MAX_IMAGES)] | None = Field(
+        None, description="Several; answered as `output_images` in their order"
+    )
+    model: Annotated[str, Field(pattern=rf"^{ID_PATTERN}$")] | None = Field(
+        None, description="One of GET /models; the service's default where not given"
+    )
+    background: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="`#rrggbb`, `transparent`, or a picture in base64, scaled and cropped to fill"
+    )
+    alpha_matting: bool = Field(False, description="Solve for hair and fur; for pictures up to 2 megapixels")
+    alpha_matting_foreground_threshold: Level = 240
+    alpha_matting_background_threshold: Level = 10
+    alpha_matting_erode_size: int = Field(10, ge=0, le=100, description="In pixels")
+    only_mask: bool = Field(False, description="Answer with the mask, white where the subject is")
+    post_process_mask: bool = Field(False, description="Smooth the mask and leave it black and white")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: the fastest of this machine that is right for the model"
+    )
+    format: Literal["png", "webp"] = "png"
+
+    @property
+    def images(self) -> list[tuple[str, str]]:
+        """(field, base64) of each picture. Raises InvalidField unless one of the two fields is given."""
+        if self.input_images is not None:
+            if self.input_image is not None:
+                raise InvalidField("input_images", "cannot be given together with input_image")
+            return [(f"input_images[{index}]", text) for index, text in enumerate(self.input_images)]
+        if self.input_image is None:
+            raise InvalidField("input_image", "is required")
+        return [("input_image", self.input_image)]
+
+    def cut_options(
+        self, models: Models, runtime: Runtime, bounds: ImageBounds, *, default_model: str, transparent: bool
+    ) -> CutOptions:
+        """The options behind the body. Raises InvalidField."""
+        matting = None
+        if self.alpha_matting:
+            if self.alpha_matting_background_threshold >= self.alpha_matting_foreground_threshold:
+                raise InvalidField(
+                    "alpha_matting_background_threshold", "must be below alpha_matting_foreground_threshold"
+                )
+            matting = Matting(
+                self.alpha_matting_foreground_threshold,
+                self.alpha_matting_background_threshold,
+                self.alpha_matting_erode_size,
+            )
+        model = models.named(self.model or default_model)
+        return CutOptions(
+            model=model,
+            precision=runtime.precision(model.name, self.precision),
+            background=self._background(bounds, transparent),
+            matting=matting,
+            only_mask=self.only_mask,
+            post_process_mask=self.post_process_mask,
+        )
+
+    def _background(self, bounds: ImageBounds, transparent: bool) -> Background:
+        text = self.background
+        if text is None:
+            return None if transparent else _WHITE
+        if text == "transparent":
+            return None
+        if text.startswith("#"):
+            if not _COLOUR.fullmatch(text):
+                raise InvalidField("background", "must be #rrggbb, transparent, or a picture in base64")
+            red, green, blue = bytes.fromhex(text[1:])
+            return red, green, blue
+        return decode_base64_image(text, "background", bounds)
+
+
+class RemoveAnswer(BaseModel):
+    """The picture, or the pictures in their order, in base64."""
+
+    output_image: str | None = None
+    output_images: list[str] | None = None
+    format: str
+    model: str
+    precision: str
+    runtime: str

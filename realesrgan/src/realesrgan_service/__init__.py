@@ -1,0 +1,1 @@
+"""GAN upscaling: any upscaler that spandrel loads, Real-ESRGAN's by default."""

@@ -1,0 +1,1 @@
+"""Which upscalers there are, and how their files become networks."""

@@ -1,0 +1,133 @@
+"""``POST /upsampler``, and what there is beside it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+
+from enlight_common.errors import EnlightError, InvalidField, NotFound, ShuttingDown
+from enlight_common.ids import is_request_id
+from enlight_common.images import encode_image
+from enlight_common.queue import Canceled
+from enlight_common.web import current_request_id, documented, parse_body, preferred_wait
+from flask import Blueprint, Response, jsonify
+
+from realesrgan_service.models.published import GENERAL
+from realesrgan_service.routes.context import context, watch_work
+from realesrgan_service.schemas.upsampler import Failure, Greeting, Progress, UpscaleAnswer, UpscaleBody
+from realesrgan_service.service import Enlarged, Wish
+from realesrgan_service.upscaling.tiles import LEAST_TILE
+
+blueprint = Blueprint("upsampler", __name__)
+
+
+class ClientLeft(EnlightError):
+    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
+
+    status = 499
+    type = "client-left"
+    title = "The client closed its connection"
+
+
+@blueprint.get("/")
+@documented("Who answers", answers={200: Greeting}, tags=["upsampler"])
+def greet() -> Response:
+    """Says what this is, and the host's name."""
+    return jsonify(Greeting(message="Enlight realesrgan", hostname=socket.gethostname()).model_dump())
+
+
+@blueprint.post("/upsampler")
+@documented(
+    "Enlarge a picture", body=UpscaleBody, answers={200: UpscaleAnswer, 422: Failure}, tags=["upsampler"]
+)
+def upscale() -> Response:
+    """Enlarges the picture until its longer side has `out_resolution` pixels, and answers when that is done.
+
+    The network is run as often as it takes, not a further time for the last factor of 1.5 or less; Lanczos
+    does the rest. What would take longer than PATIENCE_S, or the client's `Prefer: wait=<seconds>`, is
+    answered with 504 before it begins. Meanwhile `GET /progress/<X-Request-Id>` tells how far it is.
+    """
+    here = context()
+    here.service.check_open()
+    # Before the body is read: what waits here for its turn holds a thread and its picture in memory.
+    with here.places.enter("upscaling"):
+        body = parse_body(UpscaleBody)
+        _check(body, here.service.settings.max_resolution)
+        model = here.service.catalog.find(body.model_name)
+        with here.decoding:
+            image = body.picture()
+        asked = preferred_wait()
+        patience = float(here.service.settings.patience_s)
+        wish = Wish(
+            image=image,
+            model=model,
+            out_resolution=body.out_resolution,
+            tile=body.tile,
+            denoise_strength=body.denoise_strength,
+            face_enhance=body.face_enhance,
+            patience_s=patience if asked is None else min(asked, patience),
+        )
+        notes = []
+        if body.denoise_strength is not None and model.name != GENERAL:
+            notes.append(f"denoise_strength has no effect on this model; it is for {GENERAL}")
+        return jsonify(_answer(body, wish, _enlarged(wish), notes).model_dump())
+
+
+def _check(body: UpscaleBody, max_resolution: int) -> None:
+    if body.out_resolution > max_resolution:
+        raise InvalidField("out_resolution", f"must be at most {max_resolution}")
+    if 0 < body.tile < LEAST_TILE:
+        raise InvalidField("tile", f"must be 0 or at least {LEAST_TILE}")
+
+
+def _enlarged(wish: Wish) -> Enlarged:
+    service = context().service
+    try:
+        return service.upscale(wish, current_request_id() or "", watch_work())
+    except Canceled:
+        if service.stopping:
+            raise ShuttingDown("the service is shutting down, the picture was not finished") from None
+        raise ClientLeft("the client closed its connection") from None
+
+
+def _answer(body: UpscaleBody, wish: Wish, enlarged: Enlarged, notes: list[str]) -> UpscaleAnswer:
+    data = encode_image(enlarged.image, body.format)
+    return UpscaleAnswer(
+        image=base64.b64encode(data).decode("ascii"),
+        format=body.format,
+        width=enlarged.image.width,
+        height=enlarged.image.height,
+        model_name=wish.model.name,
+        passes=enlarged.passes,
+        tiles=enlarged.tiles,
+        precision=enlarged.precision,
+        seconds=round(enlarged.seconds, 3),
+        faces=enlarged.faces,
+        notes=notes,
+    )
+
+
+@blueprint.get("/progress/<request_id>")
+@documented("How far a picture is", answers={200: Progress}, tags=["upsampler"])
+def progress(request_id: str) -> Response:
+    """Tells of the picture whose request had this `X-Request-Id`; 404 before it came and when it is done."""
+    told = context().service.progress(request_id) if is_request_id(request_id) else None
+    if told is None:
+        raise NotFound("no picture of such a request is being enlarged")
+    answer = Progress(
+        request_id=request_id,
+        state="upscaling" if told.running else "waiting",
+        done=round(told.done, 4),
+        seconds_left=round(told.seconds_left, 1),
+    )
+    return jsonify(answer.model_dump())
+
+
+@blueprint.after_request
+def _keep_status(response: Response) -> Response:
+    """Problems say ``"status": "false"``, which this service's clients look at; the number is HTTP's own."""
+    if response.mimetype == "application/problem+json":
+        problem = json.loads(response.get_data())
+        response.set_data(json.dumps({**problem, "status": "false"}) + "\n")
+    return response

@@ -1,0 +1,51 @@
+"""The service's settings, read from the environment once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from enlight_common.settings import Settings
+from pydantic import Field, field_validator
+
+from realesrgan_service.models.catalog import DEFAULT
+
+
+class ServiceSettings(Settings):
+    """Each field is the environment variable of its name in capitals."""
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="There is no key to this API: mind who reaches it"
+    )
+    port: int = Field(11111, ge=1, le=65535)
+    weights_dir: Path = Field(Path("data/weights"), description="What dev-scripts/fetch-weights.sh fills")
+    models_dir: Path | None = Field(
+        None, description="Upscalers, and where to drop more; `realesrgan` in WEIGHTS_DIR by default"
+    )
+    model: str = Field(DEFAULT, description="What is loaded at the start, and used where none is named")
+    fetch_models: bool = Field(True, description="Fetch known upscalers when they are first asked for")
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tile: int = Field(768, ge=32, le=4096, description="Pixels of the network's input that a tile is wide")
+    max_resolution: int = Field(8192, ge=1025, le=16_384, description="Longer side of an answer, in pixels")
+    max_loaded: int = Field(4, ge=1, le=64, description="Networks kept in memory")
+    patience_s: int = Field(900, ge=1, le=86_400, description="What would take longer is refused or stopped")
+    threads: int = Field(32, ge=8, le=1024)
+    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
+    max_body_mb: int = Field(32, ge=1, le=512, description="A picture of 20 MB in base64 is 27 MB")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def models_folder(self) -> Path:
+        """Where the upscalers are."""
+        return self.models_dir or self.weights_dir / "realesrgan"
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of a request body in bytes."""
+        return self.max_body_mb * 1024 * 1024

@@ -1,0 +1,121 @@
+"""A picture enlarged: the network's passes in tiles, then a resampling to the size asked for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from enlight_common.errors import InternalError, TimedOut
+from enlight_common.queue import Canceled
+from PIL import Image
+
+from realesrgan_service.upscaling.network import Network, Stop
+from realesrgan_service.upscaling.picture import Canvas, add, to_canvas, to_image, window_of
+from realesrgan_service.upscaling.plan import Plan
+from realesrgan_service.upscaling.tiles import FloatArray, Tile, tiles_of
+
+log = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 10.0
+#: Weight of the newest tile in the running mean of a pixel's time.
+_FRESHNESS = 0.3
+
+Report = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one picture takes of a network: its way, and the tiles of each pass."""
+
+    plan: Plan
+    tiles: tuple[tuple[Tile, ...], ...]
+    tile: int
+
+    @property
+    def pixels(self) -> int:
+        """What the network is given, margins included."""
+        return sum(tile.pixels for tiles in self.tiles for tile in tiles)
+
+
+def work_of(plan: Plan, network: Network, tile: int) -> Work:
+    """The work of *plan* in tiles of *tile* pixels of the network's input."""
+    if not network.tileable:
+        tile = max((max(size) for size in plan.inputs), default=tile)
+    tiles = (tuple(tiles_of(*size, tile, network.margin)) for size in plan.inputs)
+    return Work(plan, tuple(tiles), tile)
+
+
+def enlarge(
+    image: Image.Image, network: Network, work: Work, *, stop: Stop, report: Report, deadline: float
+) -> Image.Image:
+    """*image* enlarged, RGB or, where it has an alpha channel, RGBA.
+
+    *report* is told the share that is done and the seconds that are left, after each tile. *deadline* is
+    of `time.monotonic`.
+
+    Raises:
+        Canceled: *stop* said so.
+        TimedOut: the deadline came first.
+    """
+    late = False
+
+    def stop_or_late() -> bool:
+        nonlocal late
+        late = late or time.monotonic() > deadline
+        return late or stop()
+
+    try:
+        enlarged = _passes(image, network, work, stop_or_late, report)
+    except Canceled:
+        if late:
+            raise TimedOut("the picture was not finished within the time allowed for it") from None
+        raise
+    if enlarged.size != work.plan.size:
+        enlarged = enlarged.resize(work.plan.size, Image.Resampling.LANCZOS)
+    if "A" in image.getbands():
+        # What is transparent has sharp edges in no network's training; a resampling keeps them.
+        alpha = image.getchannel("A").resize(work.plan.size, Image.Resampling.LANCZOS)
+        enlarged.putalpha(alpha)
+    return enlarged
+
+
+def _passes(image: Image.Image, network: Network, work: Work, stop: Stop, report: Report) -> Image.Image:
+    if not work.tiles:
+        return image.convert("RGB")
+    canvas = to_canvas(image, network.channels)
+    done, logged_at = 0, time.monotonic()
+    for tiles in work.tiles:
+        _, height, width = canvas.shape
+        larger = np.zeros((network.channels, height * network.scale, width * network.scale), np.uint16)
+        for tile in tiles:
+            if stop():
+                raise Canceled
+            started = time.monotonic()
+            add(larger, tile, _run(network, canvas, tile, stop), network.scale)
+            done += tile.pixels
+            _learn_pace(network, (time.monotonic() - started) / tile.pixels)
+            left = (work.pixels - done) * network.seconds_per_pixel
+            report(done / work.pixels, left)
+            if time.monotonic() - logged_at > _LOG_EVERY_S:
+                logged_at = time.monotonic()
+                log.info(
+                    "upscaling", extra={"done": round(done / work.pixels, 3), "seconds_left": round(left)}
+                )
+        canvas = larger
+    return to_image(canvas)
+
+
+def _learn_pace(network: Network, seconds_per_pixel: float) -> None:
+    network.seconds_per_pixel += _FRESHNESS * (seconds_per_pixel - network.seconds_per_pixel)
+
+
+def _run(network: Network, canvas: Canvas, tile: Tile, stop: Stop) -> FloatArray:
+    try:
+        return network(window_of(canvas, tile), stop)
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise InternalError("the GPU's memory is too small for the tiles; ask for a smaller tile") from error

@@ -1,0 +1,129 @@
+"""The converted networks give what spandrel gives, whole or in tiles, in every precision."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from enlight_common.queue import Canceled
+from PIL import Image
+from realesrgan_parts import FAST, as_window, difference, photo
+from realesrgan_service.models.loading import read_weights, upscaler_from
+from realesrgan_service.upscaling import openvino_part
+from realesrgan_service.upscaling.enlarging import enlarge, work_of
+from realesrgan_service.upscaling.network import Network, Precision, network_of
+from realesrgan_service.upscaling.plan import plan
+from realesrgan_service.upscaling.tiles import FloatArray
+from spandrel import ModelLoader
+
+X4PLUS = "RealESRGAN_x4plus"
+ANIME = "RealESRGAN_x4plus_anime_6B"
+
+
+def network(folder: Path, name: str, precision: Precision) -> Network:
+    return _network(folder, name, precision, openvino_part.available())
+
+
+@functools.cache
+def _network(folder: Path, name: str, precision: Precision, _on_openvino: bool) -> Network:
+    model = upscaler_from(read_weights(folder / f"{name}.safetensors", "model_name"), "model_name")
+    return network_of(model, "cpu", precision)
+
+
+def by_spandrel(folder: Path, name: str, window: FloatArray) -> FloatArray:
+    model = ModelLoader("cpu").load_from_file(folder / f"{name}.safetensors").eval()
+    result: FloatArray = model(torch.from_numpy(window)[None])[0].numpy()
+    return result
+
+
+def psnr(one: FloatArray, other: FloatArray) -> float:
+    return float(-10 * np.log10(np.mean((one - other) ** 2)))
+
+
+def test_x4plus_is_spandrels_in_fp32_and_at_50_db_in_bf16(converted_models: Path) -> None:
+    window = as_window(photo(64))
+    expected = by_spandrel(converted_models, X4PLUS, window)
+    full = network(converted_models, X4PLUS, "fp32")(window, lambda: False)
+    assert np.abs(full - expected).max() <= 1 / 255
+    half = network(converted_models, X4PLUS, "bf16")(window, lambda: False)
+    assert psnr(half, expected) >= 50
+
+
+@pytest.mark.parametrize("name", [ANIME, FAST])
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_others_are_too_with_openvino_and_without(
+    converted_models: Path, name: str, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setattr(openvino_part, "available", lambda: False)
+    window = as_window(photo(56, 40))
+    expected = by_spandrel(converted_models, name, window)
+    full = network(converted_models, name, "fp32")
+    assert full.engine == ("openvino" if installed else "torch")
+    assert np.abs(full(window, lambda: False) - expected).max() <= 1 / 255
+    assert psnr(network(converted_models, name, "bf16")(window, lambda: False), expected) >= 50
+
+
+@pytest.mark.parametrize(("name", "tile"), [(ANIME, 64), (FAST, 48)])
+def test_tiles_give_what_the_whole_picture_gives(converted_models: Path, name: str, tile: int) -> None:
+    image = photo(160, 48)
+    whole, tiled = (
+        _enlarged(image, network(converted_models, name, "fp32"), tile=each) for each in (4096, tile)
+    )
+    assert difference(whole, tiled) <= 1
+
+
+def test_the_layers_after_the_enlarging_are_the_same_in_tiles(converted_models: Path) -> None:
+    # Wider than the tiles of those layers, so that there is a seam at 128.
+    window = as_window(photo(140, 24))
+    expected = by_spandrel(converted_models, ANIME, window)
+    assert (
+        np.abs(network(converted_models, ANIME, "fp32")(window, lambda: False) - expected).max() < 0.5 / 255
+    )
+
+
+def test_what_is_not_a_multiple_of_the_scale_is_resampled_at_the_end(converted_models: Path) -> None:
+    image = photo(40, 24)
+    network_ = network(converted_models, FAST, "fp32")
+    expected = by_spandrel(converted_models, FAST, as_window(image)).transpose(1, 2, 0)
+    whole = Image.fromarray(np.rint(expected * 255).astype(np.uint8))
+    assert difference(_enlarged(image, network_, size=160), whole) <= 1
+    assert (
+        difference(_enlarged(image, network_, size=100), whole.resize((100, 60), Image.Resampling.LANCZOS))
+        <= 2
+    )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_network_stops_in_the_middle_of_a_tile(
+    converted_models: Path, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setattr(openvino_part, "available", lambda: False)
+    network_ = network(converted_models, ANIME, "fp32")
+    looks = threading.Semaphore(2)
+    window = as_window(photo(200, 160))
+    with pytest.raises(Canceled):
+        network_(window, lambda: not looks.acquire(blocking=False))
+    small = as_window(photo(32))
+    expected = by_spandrel(converted_models, ANIME, small)
+    assert np.abs(network_(small, lambda: False) - expected).max() <= 1 / 255, "it works on afterwards"
+
+
+def _enlarged(
+    image: Image.Image, network_: Network, *, tile: int = 4096, size: int | None = None
+) -> Image.Image:
+    way = plan(image.size, size or max(image.size) * network_.scale, network_.scale)
+    work = work_of(way, network_, tile)
+    told: list[float] = []
+    enlarged = enlarge(
+        image, network_, work, stop=lambda: False, report=lambda done, left: told.append(done), deadline=1e18
+    )
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(told) == sum(len(tiles) for tiles in work.tiles)
+    return enlarged
