@@ -17,7 +17,7 @@ def export_all(work: Path) -> None:
     """Replaces what is shipped beside the package by what lies in the work folder."""
     export_pipeline(work, PIPELINE_FOLDER)
     shutil.copytree(work / "clip", CLIP_FOLDER, dirs_exist_ok=True)
-    _load_as_float32(CLIP_FOLDER / "config.json")
+    load_as_float32(CLIP_FOLDER / "config.json")
     shutil.copy(work / "judge.safetensors", JUDGE_FILE)
 
 
@@ -34,19 +34,19 @@ def export_pipeline(work: Path, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
-    _load_as_float32(out / "text_encoder" / "config.json")
+    load_as_float32(out / "text_encoder" / "config.json")
     for part in ("unet", "vae"):
-        _forget_origin(out / part / "config.json")
+        forget_origin(out / part / "config.json")
 
 
-def _load_as_float32(config: Path) -> None:
+def load_as_float32(config: Path) -> None:
     """transformers loads what its configuration names, diffusers fp32: name the same for both."""
     values = json.loads(config.read_text())
     values["dtype"] = "float32"
     config.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _forget_origin(config: Path) -> None:
+def forget_origin(config: Path) -> None:
     """diffusers notes the folder that a part was loaded from: the work folder of whoever exports."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)

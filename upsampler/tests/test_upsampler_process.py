@@ -1,0 +1,64 @@
+"""A real service under gunicorn: what a full queue, a client that leaves and SIGTERM do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from upsampler_parts import RunningService, in_base64, photo, running_service
+
+LONG = {"image": in_base64(photo(64)), "resolution": 2048, "num_inference_steps": 150, "guidance_scale": 2}
+QUICK = {"image": in_base64(photo(350, 16)), "num_inference_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("running"), QUEUE_LENGTH="1", GRACE_S="1") as service:
+        yield service
+
+
+def test_health_is_answered_before_it_is_ready(running: RunningService) -> None:
+    running.until(lambda: running.answers("/healthz"))
+    running.until(lambda: running.answers("/readyz"))
+    assert running.client.post("/upsampler", json=QUICK).json()["status"] == "true"
+
+
+def test_a_full_queue_is_a_503_and_clients_that_leave_make_room(running: RunningService) -> None:
+    running.until(lambda: running.answers("/readyz"))
+    # The first is taken out of the queue at once, the second waits in it.
+    first = running.send(LONG)
+    running.until(lambda: running.metric("requests_in_flight") >= 2)
+    second = running.send(LONG)
+    running.until(lambda: running.metric("pictures_waiting") == 1)
+    refused = running.client.post("/upsampler", json=QUICK)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["status"] == "false"
+    assert running.answers("/healthz")
+    assert running.answers("/readyz")
+    first.close()
+    second.close()
+    running.until(lambda: running.metric("pictures_waiting") == 0)
+    assert running.client.post("/upsampler", json=QUICK).status_code == 200
+
+
+def test_sigterm_ends_what_runs_with_an_answer(running: RunningService) -> None:
+    running.until(lambda: running.answers("/readyz"))
+    waiting = running.send(LONG)
+    running.until(lambda: running.metric("requests_in_flight") >= 2)
+    running.process.send_signal(signal.SIGTERM)
+    answer = waiting.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"status": "false"' in answer
+    assert running.process.wait(60) == 0
+
+
+def test_a_wrong_setting_ends_the_start_with_its_name(tmp_path: Path) -> None:
+    with running_service(tmp_path, UPSCALER="../../x") as service:
+        assert service.process.wait(60) == 2
+        assert "UPSCALER: must be one of enlight/tiny-x4" in service.log.read_text()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{service.port}/healthz")
