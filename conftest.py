@@ -1,3 +1,4 @@
-"""Imports the package whose folder has its name: pytest would take the folder itself for the package."""
+"""Imports packages whose folders have their names: pytest would take the folder itself for the package."""
 
 import bgrem as bgrem
+import upsampler as upsampler

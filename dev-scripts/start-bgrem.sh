@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs background removal in the foreground, on port 4000 (PORT); Ctrl-C ends it. Fetches its weights if need be.
-# Its other settings are in the README.
+# Its other settings are in its README.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the realesrgan service in the foreground, on port 11111 unless PORT says otherwise. Ctrl-C ends it.
-# Its settings are environment variables; see the README. Weights that are missing are fetched first.
+# Its settings are environment variables; see its README. Weights that are missing are fetched first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

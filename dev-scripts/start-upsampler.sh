@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the upsampler in the foreground, on port 4455 (PORT); Ctrl-C ends it. Its default model is in the repository.
-# Its other settings are in the README.
+# Its other settings are in its README.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -6,6 +6,8 @@ import base64
 import functools
 import io
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ WEIGHTS_DIR = Path(os.environ.get("WEIGHTS_DIR", _REPOSITORY / "data" / "weights
 SMALL = "u2netp"
 
 
+@functools.cache
 def photos() -> dict[str, Image.Image]:
     """Photographs that come with scikit-image and scikit-learn."""
     return {
         "astronaut": Image.fromarray(skimage.data.astronaut()),
         "cat": Image.fromarray(skimage.data.chelsea()),
+        "coffee": Image.fromarray(skimage.data.coffee()),
         "flower": Image.fromarray(load_sample_image("flower.jpg")),
+        "rocket": Image.fromarray(skimage.data.rocket()),
     }
 
 
@@ -34,6 +39,14 @@ def photos() -> dict[str, Image.Image]:
 def astronaut() -> Image.Image:
     """A small photo with a sure subject."""
     return Image.fromarray(skimage.data.astronaut()).resize((160, 160))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it; the bound only ends a failing test."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def in_base64(image: Image.Image, image_format: str = "PNG", **options: Any) -> str:

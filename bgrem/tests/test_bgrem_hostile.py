@@ -138,8 +138,12 @@ def test_matting_of_a_large_picture_is_refused(client: FlaskClient) -> None:
     refused(client, {"input_image": large, "alpha_matting": True}, "input_image")
 
 
-def test_a_model_whose_weights_cannot_be_had_says_so(client: FlaskClient) -> None:
-    answer = client.post("/remove", json=BODY | {"model": "u2net_custom"})
-    problem = answer.get_json(force=True)
-    assert answer.status_code == 503
-    assert "u2net_custom.onnx" in problem["detail"]
+def test_matting_of_pictures_that_are_large_together_is_refused(client: FlaskClient) -> None:
+    half = in_base64(Image.new("RGB", (1000, 1001)))
+    refused(client, {"input_images": [half, half], "alpha_matting": True}, "input_images")
+
+
+def test_a_model_that_the_operator_has_to_put_there_is_refused_with_its_file(client: FlaskClient) -> None:
+    for name in ("u2net_custom", "birefnet-general-fp16"):
+        problem = refused(client, BODY | {"model": name}, "model")
+        assert f"rembg/{name}.onnx" in problem["detail"]

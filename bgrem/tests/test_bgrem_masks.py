@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
+import pooch
 import pytest
+from bgrem.certainty import is_sure
 from bgrem.cutting import cut_out
-from bgrem.models import Models
+from bgrem.models import Model, Models
 from bgrem.request import CutOptions
-from bgrem.runtimes import Precision, Runtime, find_runtime
-from bgrem.service import Service
+from bgrem.runtimes import Precision, Runtime, find_runtimes
+from bgrem.service import Cutting, Service
 from bgrem.sessions import Sessions
 from bgrem_parts import (
     SMALL,
@@ -24,22 +25,27 @@ from bgrem_parts import (
     photos,
     weights,
 )
+from enlight_common.errors import InternalError, InvalidField
 from flask.testing import FlaskClient
 from PIL import Image
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+#: As on a machine where bf16 pays, so that "auto" tries it; its own order is left to `find_runtimes`.
+BF16_FIRST = Runtime("openvino", "cpu", ("bf16", "fp32"), 1)
+
+
+def rembg_session_of(name: str, home: Path) -> Any:
+    """rembg's own session, made by its own constructor: ONNX Runtime in fp32."""
+    from rembg.session_factory import new_session
+
+    (home / f"{name}.onnx").symlink_to(weights(name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("U2NET_HOME", str(home))
+        return new_session(name, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
 def rembg_session(bgrem_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """rembg's own session, made by its own constructor: ONNX Runtime in fp32."""
-    from rembg.session_factory import new_session
-
-    home = tmp_path_factory.mktemp("rembg-home")
-    (home / f"{SMALL}.onnx").symlink_to(weights())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("U2NET_HOME", str(home))
-        return new_session(SMALL, providers=["CPUExecutionProvider"])
+    return rembg_session_of(SMALL, tmp_path_factory.mktemp("rembg-home"))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,22 @@ def rembg_masks(rembg_session: Any) -> dict[str, Image.Image]:
     from rembg.bg import remove
 
     return {name: remove(photo, session=rembg_session, only_mask=True) for name, photo in photos().items()}
+
+
+@pytest.fixture(scope="module")
+def large(bgrem_service: Service) -> Sessions:
+    """Sessions with u2net, in which bf16 is tried."""
+    weights("u2net")
+    if not any("bf16" in runtime.precisions for runtime in find_runtimes("cpu")):
+        pytest.skip("this processor has no bf16")
+    return Sessions([BF16_FIRST], bgrem_service.inferences, WEIGHTS_DIR, limit=2)
+
+
+@pytest.fixture(scope="module")
+def large_masks(large: Sessions) -> dict[str, Image.Image]:
+    """u2net's masks in fp32."""
+    session = large.session(Models.of_rembg().named("u2net"), "fp32")
+    return {name: session.predict(photo)[0] for name, photo in photos().items()}
 
 
 def mask(client: FlaskClient, photo: Image.Image, **options: Any) -> Image.Image:
@@ -63,26 +85,76 @@ def test_a_mask_in_fp32_is_rembgs(
     assert difference(mask(client, photos()[name], precision="fp32"), rembg_masks[name]) <= 1
 
 
-def test_u2nets_mask_in_bf16_covers_the_same(bgrem_service: Service) -> None:
-    runtime = find_runtime("cpu")
-    if "bf16" not in runtime.precisions:
-        pytest.skip("this processor has no bf16")
-    weights("u2net")
-    model = Models.of_rembg().named("u2net")
-    sessions = Sessions(runtime, bgrem_service.inferences, WEIGHTS_DIR, limit=2)
-    exact, rounded = (
-        sessions.session(model, precision).predict(photos()["flower"])[0] for precision in PRECISIONS
-    )
-    assert difference(exact, rounded) > 0, "both were computed in the same precision"
-    assert overlap(exact, rounded) >= 0.995
+def test_u2nets_mask_in_fp32_is_rembgs(large_masks: dict[str, Image.Image], tmp_path: Path) -> None:
+    from rembg.bg import remove
+
+    session = rembg_session_of("u2net", tmp_path)
+    for name in ("cat", "rocket"):
+        expected = remove(photos()[name], session=session, only_mask=True)
+        assert difference(large_masks[name], expected) <= 1
 
 
-def test_bf16_is_chosen_only_for_models_that_are_right_in_it() -> None:
-    runtime = Runtime("openvino", "cpu", ("bf16", "fp32"))
-    assert runtime.precision("u2net", "auto") == "bf16"
-    assert runtime.precision("u2netp", "auto") == "fp32"
-    assert runtime.precision("u2netp", "bf16") == "bf16"
-    assert Runtime("tensorrt", "cuda", ("fp16", "fp32")).precision("u2netp", "auto") == "fp16"
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("astronaut", "bf16"), ("cat", "fp32"), ("coffee", "bf16"), ("flower", "bf16"), ("rocket", "fp32")],
+)
+def test_auto_keeps_a_mask_in_bf16_only_where_it_covers_the_same(
+    large: Sessions, large_masks: dict[str, Image.Image], name: str, precision: Precision
+) -> None:
+    options = CutOptions(Models.of_rembg().named("u2net"), "auto", only_mask=True)
+    cutting = Cutting(large, options, large.prepare(options.model, "auto"), lambda: False)
+    found = cutting.cut(photos()[name], "input_image")
+    assert cutting.precision == precision
+    assert overlap(found, large_masks[name]) >= 0.995
+    if precision == "bf16":
+        assert difference(found, large_masks[name]) > 1, "both were computed in the same precision"
+    else:
+        assert difference(found, large_masks[name]) == 0
+
+
+def test_an_answer_tells_the_lowest_precision_of_its_pictures(large: Sessions) -> None:
+    options = CutOptions(Models.of_rembg().named("u2net"), "auto", only_mask=True)
+    cutting = Cutting(large, options, large.prepare(options.model, "auto"), lambda: False)
+    for name in ("flower", "rocket"):
+        cutting.cut(photos()[name], "input_image")
+    assert cutting.precision == "bf16"
+
+
+def test_a_mask_without_a_subject_is_not_sure() -> None:
+    assert not is_sure(Image.new("L", (100, 100), 0))
+    assert is_sure(Image.new("L", (100, 100), 255))
+    torn = Image.new("L", (100, 100), 255)
+    torn.paste(120, (0, 0, 100, 1))  # one of a hundred rows
+    assert not is_sure(torn)
+
+
+def test_bf16_is_tried_only_for_models_that_are_mostly_right_in_it() -> None:
+    assert BF16_FIRST.tried("u2net", "auto") == ("bf16", "fp32")
+    assert BF16_FIRST.tried("u2netp", "auto") == ("fp32",)
+    assert BF16_FIRST.tried("u2netp", "bf16") == ("bf16",)
+    assert Runtime("openvino", "cpu", ("fp32", "bf16")).tried("u2net", "auto") == ("fp32",)
+    assert Runtime("tensorrt", "cuda", ("fp16", "fp32")).tried("u2netp", "auto") == ("fp16",)
+
+
+def test_a_model_that_openvino_does_not_run_is_told_as_what_it_runs_in(bgrem_service: Service) -> None:
+    onnx = Runtime("onnxruntime", "cpu", ("fp32",))
+    sessions = Sessions([BF16_FIRST, onnx], bgrem_service.inferences, WEIGHTS_DIR, limit=1)
+    sam = sessions.runtime_of("sam")
+    assert (sam.name, sam.tried("sam", "auto")) == ("onnxruntime", ("fp32",))
+    with pytest.raises(InvalidField) as caught:
+        sessions.prepare(Models.of_rembg().named("sam"), "bf16")
+    assert caught.value.field == "precision"
+
+
+def test_a_runtime_that_cannot_load_a_model_gives_way_to_the_next(bgrem_service: Service) -> None:
+    # As with onnxruntime-gpu where the libraries of CUDA are missing: the provider is not taken.
+    broken = [Runtime("tensorrt", "cuda:0", ("fp16", "fp32")), Runtime("cuda", "cuda:0", ("fp32",))]
+    onnx = Runtime("onnxruntime", "cpu", ("fp32",))
+    sessions = Sessions([*broken, onnx], bgrem_service.inferences, WEIGHTS_DIR, limit=1)
+    model = Models.of_rembg().named(SMALL)
+    assert sessions.prepare(model, "auto") == ("fp32",)
+    assert sessions.runtime_of(SMALL) == onnx
+    assert sessions.session(model, "fp32").predict(astronaut())[0].size == (160, 160)
 
 
 def test_plain_onnx_runtime_gives_the_same_mask(
@@ -90,7 +162,7 @@ def test_plain_onnx_runtime_gives_the_same_mask(
 ) -> None:
     model = Models.of_rembg().named(SMALL)
     runtime = Runtime("onnxruntime", "cpu", ("fp32",))
-    session = Sessions(runtime, bgrem_service.inferences, WEIGHTS_DIR, limit=1).session(model, "fp32")
+    session = Sessions([runtime], bgrem_service.inferences, WEIGHTS_DIR, limit=1).session(model, "fp32")
     (found,) = session.predict(photos()["cat"])
     assert difference(found, rembg_masks["cat"]) <= 1
 
@@ -144,11 +216,29 @@ def test_the_weights_of_a_model_are_known_by_url_and_checksum() -> None:
     assert models.named("u2net_custom").weights == ()
 
 
+def test_no_variable_of_rembgs_turns_the_checksums_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_CHECKSUM_DISABLED", "1")
+    (isnet,) = Models.of_rembg().named("isnet-general-use").weights
+    assert isnet.md5 == "fc16ebd8b0c10d971d3513d564d01e29"
+
+
+def test_a_model_without_a_checksum_is_never_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rembg.sessions import sessions
+    from rembg.sessions.u2net import U2netSession
+
+    class Unchecked(U2netSession):
+        @classmethod
+        def download_models(cls, *_: Any, **__: Any) -> str:
+            pooch.retrieve("https://example.org/unchecked.onnx", None, fname="unchecked.onnx", path=".")
+            return "unchecked.onnx"
+
+    monkeypatch.setitem(sessions, "unchecked", Unchecked)
+    assert Models.of_rembg().named("unchecked").weights == ()
+
+
 def test_the_least_recently_used_model_is_given_up(bgrem_service: Service) -> None:
     model = Models.of_rembg().named(SMALL)
-    sessions = Sessions(
-        Runtime("openvino", "cpu", ("fp32", "bf16")), bgrem_service.inferences, WEIGHTS_DIR, limit=1
-    )
+    sessions = Sessions([BF16_FIRST], bgrem_service.inferences, WEIGHTS_DIR, limit=1)
     first = sessions.session(model, "fp32")
     assert sessions.session(model, "fp32") is first
     sessions.session(model, "bf16")
@@ -156,32 +246,68 @@ def test_the_least_recently_used_model_is_given_up(bgrem_service: Service) -> No
     assert (sessions.loads, sessions.evictions) == (2, 1)
 
 
-def test_queue_is_idle_after_all(bgrem_service: Service) -> None:
-    deadline = time.monotonic() + 60
-    while bgrem_service.inferences.busy and time.monotonic() < deadline:
-        time.sleep(0.01)
+def custom(folder: Path, *names: str) -> dict[str, Model]:
+    """Models of the operator's, all with the small network."""
+    (folder / "rembg").mkdir()
+    for name in names:
+        (folder / "rembg" / f"{name}.onnx").symlink_to(weights())
+    return {name: Models.of_rembg().named(name) for name in names}
+
+
+def test_the_default_model_is_never_given_up(bgrem_service: Service, tmp_path: Path) -> None:
+    models = custom(tmp_path, "u2net_custom", "dis_custom", "ben_custom")
+    onnx = Runtime("onnxruntime", "cpu", ("fp32",))
+    sessions = Sessions([onnx], bgrem_service.inferences, tmp_path, limit=1, pinned="u2net_custom")
+    for model in models.values():
+        sessions.session(model, "fp32")
+    assert sessions.loaded == [("u2net_custom", "fp32"), ("ben_custom", "fp32")]
+
+
+def test_a_file_that_is_no_network_is_tried_once(bgrem_service: Service, tmp_path: Path) -> None:
+    (tmp_path / "rembg").mkdir()
+    file = tmp_path / "rembg" / "u2net_custom.onnx"
+    file.write_bytes(b"no network")
+    sessions = Sessions(find_runtimes("cpu"), bgrem_service.inferences, tmp_path, limit=1)
+    model = Models.of_rembg().named("u2net_custom")
+    with pytest.raises(InternalError):
+        sessions.prepare(model, "auto")
+    file.unlink()
+    file.symlink_to(weights())
+    with pytest.raises(InternalError):
+        sessions.prepare(model, "auto")
+
+
+def test_what_was_cut_out_leaves_no_place_taken(client: FlaskClient, bgrem_service: Service) -> None:
+    done = bgrem_service.inferences.units_done
+    mask(client, astronaut())
+    mask(client, astronaut(), alpha_matting=True)
+    assert bgrem_service.inferences.units_done == done + 2
     assert not bgrem_service.inferences.busy
-    assert bgrem_service.places.taken == 0
+    assert (bgrem_service.places.taken, bgrem_service.mattings.taken) == (0, 0)
 
 
 def test_a_model_put_there_by_the_operator_is_served(bgrem_service: Service, tmp_path: Path) -> None:
-    (tmp_path / "rembg").mkdir()
-    (tmp_path / "rembg" / "u2net_custom.onnx").symlink_to(weights())
-    models = Models.of_rembg()
-    sessions = Sessions(find_runtime("cpu"), bgrem_service.inferences, tmp_path, limit=1)
-    (custom,) = sessions.session(models.named("u2net_custom"), "fp32").predict(astronaut())
-    known = Sessions(find_runtime("cpu"), bgrem_service.inferences, WEIGHTS_DIR, limit=1)
-    (expected,) = known.session(models.named(SMALL), "fp32").predict(astronaut())
-    assert difference(custom, expected) == 0
+    model = custom(tmp_path, "u2net_custom")["u2net_custom"]
+    sessions = Sessions(find_runtimes("cpu"), bgrem_service.inferences, tmp_path, limit=1)
+    (found,) = sessions.session(model, "fp32").predict(astronaut())
+    known = Sessions(find_runtimes("cpu"), bgrem_service.inferences, WEIGHTS_DIR, limit=1)
+    (expected,) = known.session(Models.of_rembg().named(SMALL), "fp32").predict(astronaut())
+    assert difference(found, expected) == 0
 
 
 def test_several_masks_become_pictures_one_below_the_other() -> None:
-    class TwoThings:
-        def predict(self, photo: Image.Image) -> list[Image.Image]:
-            return [Image.new("L", photo.size, 255), Image.new("L", photo.size, 0)]
-
-    options = CutOptions(Models.of_rembg().named("u2net_cloth_seg"), "fp32", background=(255, 255, 255))
-    picture = cut_out(astronaut(), TwoThings(), options)
+    masks = [Image.new("L", (160, 160), 255), Image.new("L", (160, 160), 0)]
+    options = CutOptions(Models.of_rembg().named("u2net_cloth_seg"), background=(255, 255, 255))
+    picture = cut_out(astronaut(), masks, options, None, "input_image")
     assert picture.size == (160, 320)
     assert difference(picture.crop((0, 0, 160, 160)), astronaut()) == 0
     assert picture.crop((0, 160, 160, 320)).getextrema() == ((255, 255),) * 3
+
+
+def test_what_becomes_too_high_for_webp_is_refused() -> None:
+    options = CutOptions(Models.of_rembg().named("u2net_cloth_seg"))
+    options.check_sides(Image.new("RGB", (16, 5461)), "input_image", "webp")
+    options.check_sides(Image.new("RGB", (16, 5462)), "input_image", "png")
+    with pytest.raises(InvalidField) as caught:
+        options.check_sides(Image.new("RGB", (16, 5462)), "input_image", "webp")
+    assert "5461" in caught.value.reason

@@ -9,6 +9,7 @@ import zlib
 import pytest
 from enlight_common.errors import InvalidField
 from enlight_common.images import (
+    MAX_SIDES,
     ImageBounds,
     count_gif_frames,
     decode_base64_image,
@@ -258,6 +259,25 @@ def test_a_png_comes_back_as_it_went_with_its_texts():
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.text == {"prompt": "a dog — ein Hund 犬", "seed": "7"}
         assert opened.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_a_jpeg_shows_white_where_the_picture_was_transparent(mode: str):
+    grey = (0, 0, 0, 0) if mode == "RGBA" else (0, 0)
+    image = Image.new(mode, (32, 32), 0 if mode in ("P", "PA") else grey)
+    if mode in ("P", "PA"):
+        image.info["transparency"] = 0
+    with Image.open(io.BytesIO(encode_image(image, "jpeg"))) as opened:
+        assert (opened.mode, opened.getpixel((16, 16))) == ("RGB", (255, 255, 255))
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_what_is_larger_than_the_format_allows_cannot_be_encoded_and_the_largest_can(format: str):
+    longest = MAX_SIDES[format]
+    with Image.open(io.BytesIO(encode_image(Image.new("L", (longest, 1)), format))) as opened:
+        assert opened.width == longest
+    with pytest.raises((OSError, ValueError)):
+        encode_image(Image.new("L", (longest + 1, 1)), format)
 
 
 @pytest.mark.parametrize(("format", "name"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

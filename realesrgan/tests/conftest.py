@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from realesrgan_parts import FAST, WEIGHTS, WITHIN_S
+from realesrgan_parts import FAST, WEIGHTS, WITHIN_S, HangingServer
 from realesrgan_service.app import create_app
 from realesrgan_service.models.conversion import convert_default_models
 from realesrgan_service.service import Service
@@ -53,3 +53,10 @@ def service(models_dir: Path) -> Iterator[Service]:
 @pytest.fixture
 def client(service: Service) -> FlaskClient:
     return create_app(service).test_client()
+
+
+@pytest.fixture
+def hanging_server() -> Iterator[HangingServer]:
+    server = HangingServer()
+    yield server
+    server.close()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from enlight_common.errors import InvalidField
+from flask.testing import FlaskClient
 from PIL import Image
-from realesrgan_parts import WEIGHTS, photo
+from realesrgan_parts import WEIGHTS, HangingServer, photo, request, until
+from realesrgan_service.app import create_app
+from realesrgan_service.models.published import FACE_RESTORER
+from realesrgan_service.service import Service
+from realesrgan_service.upscaling import faces as faces_module
 from realesrgan_service.upscaling.faces import TEMPLATE, Faces, _warped, lay_back, similarity
 
 
@@ -42,4 +51,29 @@ def test_a_face_that_was_not_changed_leaves_the_picture_as_it_was() -> None:
 
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(InvalidField, match=r"GFPGANv1\.4\.pth"):
-        Faces(WEIGHTS / "nowhere", "cpu", fetching=False).prepare()
+        Faces(WEIGHTS / "nowhere", "cpu", fetching=False).fetch()
+
+
+def test_a_download_of_the_faces_weights_holds_up_no_other_picture(
+    client: FlaskClient,
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hanging_server: HangingServer,
+) -> None:
+    # As if OpenCV were there: it is asked for only once the weights are.
+    monkeypatch.setattr(faces_module, "_opencv_is_here", lambda: True)
+    restorer = replace(FACE_RESTORER, urls=(hanging_server.url("restorer"),), sha256="0" * 64)
+    monkeypatch.setattr(faces_module, "FACE_RESTORER", restorer)
+    monkeypatch.setattr(service, "_faces", Faces(tmp_path, "cpu", fetching=True))
+    hanging_server.hangs.add("restorer")
+    with ThreadPoolExecutor() as pool, hanging_server.released_at_the_end():
+        body = request(photo(172, 20), face_enhance=True)
+        held = pool.submit(create_app(service).test_client().post, "/upsampler", json=body)
+        until(lambda: hanging_server.asked == ["restorer"])
+        assert client.post("/upsampler", json=request(photo(172, 20))).status_code == 200
+        assert not held.done()
+        hanging_server.release()
+        refused = held.result()
+    assert (refused.status_code, refused.get_json()["field"]) == (422, "face_enhance")
+    assert "could not be fetched" in refused.get_json()["message"]

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from enlight_common.errors import InvalidField, StoreCorrupt, UnknownModel
-from realesrgan_parts import FAST, WEIGHTS
+from realesrgan_parts import FAST, WEIGHTS, HangingServer, until
+from realesrgan_service.models import catalog as catalog_module
 from realesrgan_service.models.catalog import Catalog
 from realesrgan_service.models.conversion import NCNN_STEMS, convert_default_models, converted
 from realesrgan_service.models.loading import blended, read_weights, upscaler_from
 from realesrgan_service.models.ncnn import read_state_dict
+from realesrgan_service.models.published import GENERAL, UPSCALERS
 from safetensors.torch import load_file
 
+#: Each conversion leaves a line in the file of the third argument.
 _CONVERT = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from realesrgan_service.models.conversion import convert_default_models
-convert_default_models(Path(sys.argv[1]), Path(sys.argv[2]))
+from realesrgan_service.models import conversion
+plainly = conversion.converted
+def converted(param, weights):
+    with open(sys.argv[3], "a") as log:
+        log.write(weights.stem + "\\n")
+    return plainly(param, weights)
+conversion.converted = converted
+conversion.convert_default_models(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -50,9 +64,11 @@ def test_no_weight_is_rounded(converted_models: Path) -> None:
 
 
 def test_processes_that_start_together_convert_once_and_leave_whole_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _CONVERT, str(WEIGHTS), str(tmp_path / "models")]
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", _CONVERT, str(WEIGHTS), str(tmp_path / "models"), str(log)]
     started = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(120) for process in started] == [0, 0, 0]
+    assert sorted(log.read_text().split()) == sorted(NCNN_STEMS.values())
     names = {path.name for path in (tmp_path / "models").iterdir() if not path.name.startswith(".")}
     assert names == {f"{name}.safetensors" for name in NCNN_STEMS}
     before = (tmp_path / "models" / f"{FAST}.safetensors").stat().st_mtime_ns
@@ -89,6 +105,27 @@ def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
 def test_a_known_model_that_is_not_here_says_which_file_it_needs(tmp_path: Path) -> None:
     with pytest.raises(InvalidField, match=r"realesr-general-x4v3\.pth"):
         Catalog(tmp_path, fetching=False).find("realesr-general-x4v3")
+
+
+def test_a_download_holds_up_nobody_who_asks_for_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging_server: HangingServer
+) -> None:
+    weights = {
+        name: replace(
+            UPSCALERS[name], urls=(hanging_server.url(name),), sha256=hashlib.sha256(b"x").hexdigest()
+        )
+        for name in ("RealESRGAN_x2plus", GENERAL)
+    }
+    monkeypatch.setattr(catalog_module, "UPSCALERS", weights)
+    catalog = Catalog(tmp_path)
+    hanging_server.hangs.add("RealESRGAN_x2plus")
+    with ThreadPoolExecutor() as pool, hanging_server.released_at_the_end():
+        held = pool.submit(catalog.find, "RealESRGAN_x2plus")
+        until(lambda: hanging_server.asked == ["RealESRGAN_x2plus"])
+        assert catalog.find(GENERAL).bytes == 1
+        assert not held.done()
+        hanging_server.release()
+        assert held.result().bytes == 1
 
 
 class _WritesAFile:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -103,12 +104,36 @@ def running(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) ->
 
 def test_memory_does_not_grow_with_the_requests(running: RunningService) -> None:
     seen = []
-    for number in range(90):
-        body = request(photo(257 + number % 30, 16 + number % 7), format="jpeg")
+    for number in range(150):
+        # Thirty sizes: what OpenVINO prepares for each is kept, and that is not what leaks.
+        body = request(photo(257 + number % 30, 16 + number % 5), format="jpeg")
         assert running.client.post("/upsampler", json=body).status_code == 200
-        if number >= 30:
-            seen.append(running.resident_bytes())
-    assert seen[-1] - seen[0] < 60e6
+        seen.append(running.resident_bytes())
+    # Both are means over each size once. What the first requests prepare is not counted.
+    growth = (statistics.mean(seen[-30:]) - statistics.mean(seen[60:90])) / 60
+    assert growth < 0.3e6, f"{growth:.0f} bytes per request"
+
+
+def test_clients_that_send_slowly_take_no_place_of_others(running: RunningService) -> None:
+    slow = []
+    for _ in range(12):  # of 16 threads 8 may enlarge
+        connection = socket.create_connection(("127.0.0.1", running.port), timeout=WITHIN_S)
+        connection.sendall(
+            b"POST /upsampler HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n{"
+        )
+        slow.append(connection)
+    try:
+        for _ in range(10):
+            answer = running.client.post("/upsampler", json=request(photo(257, 16)))
+            if answer.status_code == 200:
+                break
+            time.sleep(int(answer.headers["Retry-After"]))
+        assert answer.status_code == 200, answer.text
+        assert running.answers("/healthz")
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def test_a_client_that_leaves_stops_its_picture_and_healthz_answers_meanwhile(
@@ -126,13 +151,6 @@ def test_a_client_that_leaves_stops_its_picture_and_healthz_answers_meanwhile(
         connection.close()
     running.until(lambda: running.state("first") is None and running.state("second") is None)
     assert running.client.post("/upsampler", json=request(photo(40))).status_code == 200
-
-
-def test_a_picture_that_outlasts_its_clients_patience_is_a_504(running: RunningService) -> None:
-    late = running.client.post(
-        "/upsampler", json={**LONG, "out_resolution": 6400}, headers={"Prefer": "wait=2"}
-    )
-    assert (late.status_code, late.json()["status"]) == (504, "false")
 
 
 def test_a_full_queue_says_when_to_come_again(running: RunningService) -> None:
@@ -168,7 +186,10 @@ def test_sigterm_stops_what_outlasts_the_grace_time_and_leaves(running: RunningS
     assert running.process.wait(WITHIN_S) == 0
 
 
-@pytest.mark.parametrize(("variable", "value"), [("PORT", "70000"), ("PRECISION", "int8"), ("DEVICE", "tpu")])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PORT", "70000"), ("PRECISION", "int8"), ("DEVICE", "tpu"), ("MODEL", "RealESRGAN_x5plus")],
+)
 def test_a_wrong_variable_ends_the_start_and_is_named(variable: str, value: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "realesrgan_service"],

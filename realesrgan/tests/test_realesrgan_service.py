@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import shutil
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import pytest
 import torch
 from flask.testing import FlaskClient
 from PIL import Image
-from realesrgan_parts import FAST, difference, from_base64, in_base64, photo, request
+from realesrgan_parts import FAST, difference, disc, from_base64, in_base64, photo, request, until
+from realesrgan_service.app import create_app
 from realesrgan_service.models.published import GENERAL, GENERAL_NOISY
+from realesrgan_service.service import Service
 from safetensors.torch import load_file, save_file
 
 #: So wide that one run of the network is enough for 1025 pixels.
@@ -73,6 +77,90 @@ def test_alpha_is_kept_and_an_opaque_picture_gets_none(client: FlaskClient) -> N
     assert np.asarray(enlarged.getchannel("A"))[:, :450].max() == 0
     assert np.asarray(enlarged.getchannel("A"))[:, 600:].min() == 255
     assert from_base64(answer(client, input_string=in_base64(PHOTO.convert("RGBA")))["image"]).mode == "RGB"
+
+
+def test_what_is_cut_out_gets_no_dark_fringe(client: FlaskClient) -> None:
+    enlarged = from_base64(answer(client, input_string=in_base64(disc((255, 255, 255), 172)))["image"])
+    on_white = Image.new("RGBA", enlarged.size, "white")
+    on_white.alpha_composite(enlarged)
+    assert min(low for low, _ in on_white.convert("RGB").getextrema()) >= 250
+
+
+def test_a_jpeg_of_a_cut_out_shows_it_on_white(client: FlaskClient) -> None:
+    cut_out = disc((200, 30, 30), 172)
+    picture = from_base64(answer(client, input_string=in_base64(cut_out), format="jpeg")["image"])
+    assert min(picture.getpixel((5, 5))) >= 250
+
+
+def test_8192_pixels_are_made_of_a_small_picture(client: FlaskClient) -> None:
+    strip = photo(200, 16).resize((1300, 16))
+    made = answer(client, input_string=in_base64(strip), out_resolution=8192, tile=256, format="jpeg")
+    assert (made["width"], made["height"], made["passes"]) == (8192, 101, 2)
+    assert made["tiles"] > 8
+    picture = from_base64(made["image"])
+    back = np.asarray(picture.resize((1300, 16), Image.Resampling.BOX), int)
+    assert np.abs(back - np.asarray(strip, int)).mean() < 12, "it is the same picture"
+
+
+def test_a_client_does_not_raise_the_operators_bound_of_a_tile(
+    client: FlaskClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "settings", service.settings.model_copy(update={"tile": 64}))
+    refused = client.post("/upsampler", json=request(PHOTO, tile=65))
+    assert (refused.status_code, refused.get_json()["field"]) == (422, "tile")
+    assert "at most 64" in refused.get_json()["message"]
+    assert answer(client, tile=64)["tiles"] == answer(client)["tiles"] == 3
+
+
+def test_a_webp_that_cannot_be_so_wide_is_refused_before_the_work(
+    client: FlaskClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "settings", service.settings.model_copy(update={"max_resolution": 16_384}))
+    done = service.queue.units_done
+    refused = client.post("/upsampler", json=request(PHOTO, out_resolution=16_384, format="webp"))
+    assert (refused.status_code, refused.get_json()["field"]) == (422, "out_resolution")
+    assert "16383" in refused.get_json()["message"]
+    assert service.queue.units_done == done
+
+
+def test_a_model_that_cannot_work_in_tiles_gets_no_larger_picture_than_a_tile(
+    client: FlaskClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.networks[FAST], "tileable", False)
+    assert answer(client)["tiles"] == 1
+    refused = client.post("/upsampler", json=request(photo(200).resize((800, 20)), out_resolution=3000))
+    assert (refused.status_code, refused.get_json()["field"]) == (422, "input_string")
+
+
+def test_memory_that_does_not_suffice_is_a_503_and_the_service_goes_on(
+    client: FlaskClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.networks[FAST], "head", too_large)
+        refused = client.post("/upsampler", json=request(PHOTO))
+    assert (refused.status_code, refused.get_json()["type"]) == (503, "/problems/out-of-memory")
+    assert answer(client)["passes"] == 1
+
+
+def test_a_service_that_leaves_waits_for_the_file_of_a_picture(service: Service) -> None:
+    leaving = Service(service.settings)
+    leaving._engine, leaving._faces = service._engine, service._faces
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as turns:
+        for _ in range(2):  # all there are: the picture is done and waits to be written
+            turns.enter_context(leaving._encoding.enter(lambda: False))
+        asking = pool.submit(create_app(leaving).test_client().post, "/upsampler", json=request(PHOTO))
+        until(lambda: leaving.pictures == 1)
+        assert not leaving.queue.busy
+        draining = pool.submit(leaving.drain, 600)
+        until(lambda: leaving.ready == "the service is shutting down")
+        assert not draining.done()
+        turns.close()
+        assert asking.result().status_code == 200
+        draining.result()
+    assert not leaving.stopping
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
@@ -178,6 +266,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "a negative strength": ("denoise_strength", -0.1),
     "a negative tile": ("tile", -1),
     "a tile of 5": ("tile", 5),
+    "a tile beyond the service's": ("tile", 769),
     "an unknown format": ("format", "bmp"),
     "an unknown key": ("outscale", 4),
     "faces without their weights": ("face_enhance", True),
@@ -228,6 +317,21 @@ def test_a_pickle_that_writes_a_file_is_refused(
         (models_dir / "evil.pth").unlink()
     assert (refused.status_code, refused.get_json()["field"]) == (422, "model_name")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_takes_longer_than_estimated_is_stopped_when_the_time_is_over(
+    client: FlaskClient, service: Service
+) -> None:
+    network = service.networks[FAST]
+    pace = network.seconds_per_pixel
+    network.seconds_per_pixel = 0.0  # as if it were so fast
+    try:
+        body = request(photo(300).resize((2000, 2000)), out_resolution=8000)
+        late = client.post("/upsampler", json=body, headers={"Prefer": "wait=1"})
+    finally:
+        network.seconds_per_pixel = pace
+    assert late.status_code == 504
+    assert "not finished within the time" in late.get_json()["message"]
 
 
 def test_what_would_outlast_the_clients_patience_is_refused_before_it_begins(client: FlaskClient) -> None:

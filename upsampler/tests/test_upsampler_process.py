@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from upsampler_parts import RunningService, in_base64, photo, running_service
+from upsampler_parts import WITHIN_S, RunningService, in_base64, photo, running_service
 
 LONG = {"image": in_base64(photo(64)), "resolution": 2048, "num_inference_steps": 150, "guidance_scale": 2}
 QUICK = {"image": in_base64(photo(350, 16)), "num_inference_steps": 1}
@@ -16,7 +19,8 @@ QUICK = {"image": in_base64(photo(350, 16)), "num_inference_steps": 1}
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("running"), QUEUE_LENGTH="1", GRACE_S="1") as service:
+    settings = {"QUEUE_LENGTH": "1", "GRACE_S": "1", "PATIENCE_S": "86400"}
+    with running_service(tmp_path_factory.mktemp("running"), **settings) as service:
         yield service
 
 
@@ -43,6 +47,55 @@ def test_a_full_queue_is_a_503_and_clients_that_leave_make_room(running: Running
     second.close()
     running.until(lambda: running.metric("pictures_waiting") == 0)
     assert running.client.post("/upsampler", json=QUICK).status_code == 200
+
+
+def test_progress_is_told(running: RunningService) -> None:
+    running.until(lambda: running.answers("/readyz"))
+    first = running.send(LONG, "first")
+    running.until(lambda: running.state("first") == "upscaling")
+    second = running.send(LONG, "second")
+    running.until(lambda: running.state("second") == "waiting")
+    told = running.client.get("/progress/first").json()
+    assert 0 <= told["done"] < 1
+    assert told["seconds_left"] > 0
+    for connection in (second, first):
+        connection.close()
+    running.until(lambda: running.state("first") is None and running.state("second") is None)
+
+
+def test_memory_does_not_grow_with_the_requests(running: RunningService) -> None:
+    running.until(lambda: running.answers("/readyz"))
+    seen = []
+    for number in range(120):
+        body = {"image": in_base64(photo(350 + number % 10, 16)), "num_inference_steps": 1, "format": "jpeg"}
+        assert running.client.post("/upsampler", json=body).status_code == 200
+        seen.append(running.resident_bytes())
+    # What the first requests prepare is not counted.
+    growth = (statistics.mean(seen[-30:]) - statistics.mean(seen[45:75])) / 45
+    assert growth < 0.3e6, f"{growth:.0f} bytes per request"
+
+
+def test_clients_that_send_slowly_take_no_place_of_others(running: RunningService) -> None:
+    running.until(lambda: running.answers("/readyz"))
+    slow = []
+    for _ in range(12):  # of 16 threads 8 may enlarge
+        connection = socket.create_connection(("127.0.0.1", running.port), timeout=WITHIN_S)
+        connection.sendall(
+            b"POST /upsampler HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n{"
+        )
+        slow.append(connection)
+    try:
+        for _ in range(10):
+            answer = running.client.post("/upsampler", json=QUICK)
+            if answer.status_code == 200:
+                break
+            time.sleep(int(answer.headers["Retry-After"]))
+        assert answer.status_code == 200, answer.text
+        assert running.answers("/healthz")
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def test_sigterm_ends_what_runs_with_an_answer(running: RunningService) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 from flask.testing import FlaskClient
 from PIL import Image
-from upsampler.models import TINY
+from upsampler.app import create_app
+from upsampler.enlarging import enlarge, work_of
+from upsampler.models import TINY, EngineName
+from upsampler.request import Manner
 from upsampler.service import Service
-from upsampler_parts import difference, from_base64, in_base64, photo
+from upsampler_parts import difference, from_base64, in_base64, photo, until
 
 KEPT = {"image": in_base64(photo(64, 16)), "prompt": "a cat", "resolution": 1024, "mblimit": "false"}
 PHOTO = KEPT["image"]
@@ -70,6 +76,117 @@ def test_mblimit_keeps_noise_within_5_mb(upsampler_client: FlaskClient) -> None:
     assert len(base64.b64decode(kept["image"])) <= 5_000_000
     assert (kept["format"], from_base64(kept["image"]).format) == ("jpeg", "JPEG")
     assert (kept["width"], free["quality"]) == (2048, None)
+
+
+#: 4,204 tiles of 150 guided steps.
+HOURS = {
+    "image": in_base64(photo(16)),
+    "resolution": 2048,
+    "tile": 32,
+    "tile_overlap": 16,
+    "num_inference_steps": 150,
+    "guidance_scale": 30,
+}
+
+
+def test_what_would_take_hours_is_refused_before_it_begins(
+    upsampler_client: FlaskClient, upsampler_service: Service
+) -> None:
+    done = upsampler_service.queue.units_done
+    refused = upsampler_client.post("/upsampler", json=HOURS)
+    problem = refused.get_json(force=True)
+    assert (refused.status_code, problem["status"]) == (504, "false")
+    assert problem["type"] == "/problems/timed-out"
+    assert problem["estimated_seconds"] > problem["patience_seconds"] == 900
+    assert upsampler_service.queue.units_done == done
+
+
+@pytest.mark.parametrize("engine", ["sd", "swin2sr"])
+def test_a_client_says_how_long_it_waits_and_no_longer_than_the_service(
+    upsampler_client: FlaskClient, engine: str
+) -> None:
+    body = KEPT | {"engine": engine}
+    answer = upsampler_client.post("/upsampler", json=body, headers={"Prefer": "wait=0"})
+    assert (answer.status_code, answer.get_json(force=True)["type"]) == (504, "/problems/timed-out")
+    answer = upsampler_client.post("/upsampler", json=HOURS, headers={"Prefer": "wait=3600"})
+    assert (answer.status_code, answer.get_json(force=True)["patience_seconds"]) == (504, 900)
+
+
+@pytest.mark.parametrize("engine", ["sd", "swin2sr"])
+def test_what_takes_longer_than_estimated_is_stopped_when_the_time_is_over(
+    upsampler_client: FlaskClient, upsampler_service: Service, engine: EngineName
+) -> None:
+    loaded = upsampler_service.engines.get(upsampler_service.upscaler(engine))
+    # As if it were so fast. No tile is done within the time: the network itself has to stop.
+    loaded.pace.seconds_per_unit = 1e-12
+    body = {"image": in_base64(photo(512)), "resolution": 2048, "engine": engine, "tile": 512}
+    answer = upsampler_client.post("/upsampler", json=body, headers={"Prefer": "wait=1"})
+    assert answer.status_code == 504
+    assert "not finished within the time" in answer.get_json(force=True)["message"]
+    loaded._warm_up()  # type: ignore[attr-defined]
+
+
+def test_the_estimate_is_the_sum_of_the_work_that_is_done(upsampler_service: Service) -> None:
+    for name, tile in (("sd", 64), ("swin2sr", 64)):
+        upscaler = upsampler_service.upscaler(name)
+        engine = upsampler_service.engines.get(upscaler)
+        manner = Manner(tile=tile, overlap=16, seed=0, steps=2, guidance_scale=2.0)
+        told: list[float] = []
+        enlarge(engine, photo(250, 20), 1024, manner, lambda: False, told.append)
+        assert sum(told) == pytest.approx(work_of((250, 20), 1024, engine, manner))
+        assert len(told) > 3
+        assert engine.pace.seconds_per_unit > 0
+
+
+def test_a_client_does_not_raise_the_operators_bound_of_a_tile(
+    upsampler_client: FlaskClient, upsampler_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = upsampler_service.settings.model_copy(update={"max_tile": 64})
+    monkeypatch.setattr(upsampler_service, "settings", settings)
+    assert refused(upsampler_client, KEPT | {"tile": 65}, "tile") == 422
+    assert "at most 64" in upsampler_client.post("/upsampler", json=KEPT | {"tile": 65}).text
+    answer = post(upsampler_client, image=in_base64(photo(350, 16)), num_inference_steps=1)
+    assert answer["settings"]["tile"] == 64, "the model's own is no larger either"
+
+
+def test_memory_that_does_not_suffice_is_a_503_and_the_service_goes_on(
+    upsampler_client: FlaskClient, upsampler_service: Service
+) -> None:
+    unet = upsampler_service.engines.get(upsampler_service.upscaler("sd"))._pipeline.unet  # type: ignore[attr-defined]
+    too_large = unet.register_forward_pre_hook(lambda *_: torch.empty(2**50))
+    try:
+        answer = upsampler_client.post("/upsampler", json=KEPT)
+    finally:
+        too_large.remove()
+    assert (answer.status_code, answer.get_json(force=True)["type"]) == (503, "/problems/out-of-memory")
+    assert "smaller tile" in answer.get_json(force=True)["message"]
+    post(upsampler_client, image=in_base64(photo(350, 16)), num_inference_steps=1)
+
+
+def test_what_is_transparent_is_laid_on_white(upsampler_client: FlaskClient) -> None:
+    image = Image.new("RGBA", (350, 16))
+    shown = from_base64(post(upsampler_client, image=in_base64(image), num_inference_steps=1)["image"])
+    assert shown.mode == "RGB"
+    assert min(low for low, _ in shown.getextrema()) > 200
+
+
+def test_a_service_that_leaves_waits_for_the_file_of_a_picture(upsampler_service: Service) -> None:
+    leaving = Service(upsampler_service.settings)
+    leaving.engines = upsampler_service.engines
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as turns:
+        for _ in range(2):  # all there are: the picture is done and waits to be written
+            turns.enter_context(leaving._encoding.enter(lambda: False))
+        body = KEPT | {"image": in_base64(photo(350, 16)), "num_inference_steps": 1}
+        asking = pool.submit(create_app(leaving).test_client().post, "/upsampler", json=body)
+        until(lambda: leaving.pictures == 1)
+        assert not leaving.queue.busy
+        draining = pool.submit(leaving.drain, 600)
+        until(lambda: leaving.ready == "the service is shutting down")
+        assert not draining.done()
+        turns.close()
+        assert asking.result().status_code == 200
+        draining.result()
+    assert not leaving.stopping
 
 
 def test_swin2sr_is_an_engine_beside(upsampler_client: FlaskClient) -> None:
@@ -219,7 +336,7 @@ def test_an_image_is_required_and_a_body_is_bounded(
 
 def test_the_documents_of_the_api_tell_of_it(upsampler_client: FlaskClient) -> None:
     document = upsampler_client.get("/openapi.json").get_json()
-    assert set(document["paths"]) == {"/", "/models", "/upsampler"}
+    assert set(document["paths"]) == {"/", "/models", "/upsampler", "/progress/{request_id}"}
     metrics = upsampler_client.get("/metrics").get_data(as_text=True)
     assert "pictures_waiting 0.0" in metrics
     assert "upscaler_ready 1.0" in metrics

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from skimage import data
@@ -74,6 +75,13 @@ def save_swin2sr(folder: Path, factor: int = 4) -> Path:
     return folder
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class RunningService:
     """A started ``python -m upsampler``; its output is in ``log``."""
 
@@ -109,10 +117,20 @@ class RunningService:
         lines = self.client.get("/metrics").text.splitlines()
         return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
-    def send(self, body: dict[str, Any]) -> socket.socket:
+    def resident_bytes(self) -> int:
+        return sum(child.memory_info().rss for child in psutil.Process(self.process.pid).children())
+
+    def state(self, request_id: str) -> Any:
+        """Of the request's progress; None where there is no such request."""
+        return self.client.get(f"/progress/{request_id}").json().get("state")
+
+    def send(self, body: dict[str, Any], request_id: str = "sent") -> socket.socket:
         """A request to enlarge, sent on a socket of its own, whose answer nobody reads yet."""
         sent = json.dumps(body).encode()
-        head = f"POST /upsampler HTTP/1.1\r\nHost: test\r\nContent-Length: {len(sent)}\r\n"
+        head = (
+            f"POST /upsampler HTTP/1.1\r\nHost: test\r\nX-Request-Id: {request_id}\r\n"
+            f"Content-Length: {len(sent)}\r\n"
+        )
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=WITHIN_S)
         connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + sent)
         return connection

@@ -8,6 +8,7 @@ import sys
 from enlight_common.settings import SettingsError
 from enlight_common.web import become_gunicorn
 
+from bgrem.service import check_settings
 from bgrem.settings import ServiceSettings
 
 _BAD_SETTINGS = 2
@@ -18,7 +19,7 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
 def main() -> None:
     """Check the settings and become gunicorn, so that signals reach it."""
     try:
-        ServiceSettings.from_environment()
+        check_settings(ServiceSettings.from_environment())
     except SettingsError as error:
         print(f"bgrem: {error}", file=sys.stderr)
         sys.exit(_BAD_SETTINGS)

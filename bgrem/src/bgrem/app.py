@@ -20,6 +20,7 @@ def create_app(service: Service | None = None) -> Flask:
     app = web.create_app(
         __name__,
         max_body_bytes=service.settings.max_body_bytes,
+        body_gate=web.BodyGate.of_threads(service.settings.threads),
         ready=lambda: service.ready,
         drain=lambda: service.drain(service.settings.grace_s),
         info=web.ServiceInfo(

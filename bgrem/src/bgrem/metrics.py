@@ -18,6 +18,9 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         service, queue = self._service, self._service.inferences
         yield GaugeMetricFamily("requests_taken", "Requests being worked on or waiting", service.places.taken)
+        yield GaugeMetricFamily(
+            "mattings_taken", "Those of them that ask for alpha matting", service.mattings.taken
+        )
         yield CounterMetricFamily("inferences", "Runs of a network", queue.units_done)
         yield CounterMetricFamily("inference_seconds", "Seconds spent in networks", queue.seconds)
         yield GaugeMetricFamily("seconds_per_inference", "Running mean", queue.seconds_per_unit)
@@ -31,8 +34,11 @@ class _ServiceCollector(Collector):
         yield GaugeMetricFamily("models_loaded", "Models in memory", len(sessions.loaded))
         yield CounterMetricFamily("models_loads", "Models that had to be loaded", sessions.loads)
         yield CounterMetricFamily("models_evictions", "Models given up for others", sessions.evictions)
-        info = GaugeMetricFamily("runtime_info", "What networks run in", labels=["runtime", "device"])
-        info.add_metric([sessions.runtime.name, sessions.runtime.device], 1)
+        info = GaugeMetricFamily(
+            "runtime_info", "What the default model runs in", labels=["runtime", "device"]
+        )
+        runtime = sessions.runtime_of(service.settings.default_model)
+        info.add_metric([runtime.name, runtime.device], 1)
         yield info
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from enlight_common.default_weights import REMBG
-from enlight_common.errors import InvalidField, StoreUnavailable
-from enlight_common.weights import DEADLINE_S, Weight, fetch
+from enlight_common.errors import InvalidField
+from enlight_common.weights import DEADLINE_S, Weight, fetch, is_sound
 
 from bgrem.rembg_sessions import session_classes
 
+log = logging.getLogger(__name__)
+
 _FOLDER = "rembg"
+#: Models that find several things in a picture, and how many.
+_SEVERAL_MASKS = {"u2net_cloth_seg": 3}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class Model:
     session_class: type[Any]
     weights: tuple[Weight, ...]
 
+    @property
+    def masks(self) -> int:
+        """How many masks it gives for a picture."""
+        return _SEVERAL_MASKS.get(self.name, 1)
+
     def paths(self, weights_dir: Path) -> list[Path]:
         """Where its files are or would be, in the order in which its class takes them."""
         if not self.weights:
@@ -37,13 +47,22 @@ class Model:
         """Whether its files are there; their bytes are not looked at."""
         return all(path.is_file() for path in self.paths(weights_dir))
 
-    def fetch(self, weights_dir: Path, *, deadline_s: float = DEADLINE_S) -> list[Path]:
-        """Its files, checked, fetched where they are missing. Raises as `enlight_common.weights.fetch`."""
+    def is_sound(self, weights_dir: Path) -> bool:
+        """Whether its files are there and as they should be; every byte is read where checksums are known."""
+        if not self.weights:
+            return self.is_here(weights_dir)
+        return all(is_sound(weight, weights_dir / weight.file) for weight in self.weights)
+
+    def check_obtainable(self, weights_dir: Path, field: str = "model") -> None:
+        """Raise InvalidField(field) where the operator would have to put a file there first."""
         if not self.weights and not self.is_here(weights_dir):
-            raise StoreUnavailable(f"{self.name} needs a file {self.name}.onnx, put there by the operator")
+            file = f"{_FOLDER}/{self.name}.onnx"
+            raise InvalidField(field, f"needs the file {file} in the service's folder of weights", file=file)
+
+    def fetch(self, weights_dir: Path, *, deadline_s: float = DEADLINE_S) -> None:
+        """Fetch those of its files that are missing or damaged. Raises as `enlight_common.weights.fetch`."""
         for weight in self.weights:
             fetch(weight, weights_dir, deadline_s=deadline_s)
-        return self.paths(weights_dir)
 
 
 class Models:
@@ -74,7 +93,7 @@ class Models:
 def _weights(name: str, session_class: type[Any]) -> tuple[Weight, ...]:
     if name in REMBG:
         return (REMBG[name],)
-    return tuple(
+    weights = tuple(
         Weight(
             name=name,
             file=f"{_FOLDER}/{file}",
@@ -84,6 +103,10 @@ def _weights(name: str, session_class: type[Any]) -> tuple[Weight, ...]:
         )
         for url, known_hash, file in _downloads(session_class)
     )
+    if any(weight.sha256 is None and weight.md5 is None for weight in weights):
+        log.warning("rembg states no checksum for %s: it is taken from the operator only", name)
+        return ()
+    return weights
 
 
 def _downloads(session_class: type[Any]) -> list[tuple[str, str | None, str]]:
@@ -101,8 +124,15 @@ def _downloads(session_class: type[Any]) -> list[tuple[str, str | None, str]]:
         noted.append((url, known_hash, fname))
         return fname
 
-    nowhere = {"resolve_existing": classmethod(lambda cls, *_, **__: None)}
-    unseeing = type(session_class.__name__, (session_class,), nowhere)
+    # No file of rembg's own folder is looked at, and none of its variables turns the checksums off.
+    unseeing = type(
+        session_class.__name__,
+        (session_class,),
+        {
+            "resolve_existing": classmethod(lambda cls, *_, **__: None),
+            "checksum_disabled": classmethod(lambda cls, *_, **__: False),
+        },
+    )
     scope = download.__globals__
     real = scope["pooch"]
     scope["pooch"] = types.SimpleNamespace(retrieve=note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from enlight_common.errors import Overloaded
@@ -11,24 +12,36 @@ from enlight_common.queue import Canceled
 
 _LOOK_S = 0.25
 _MAX_RETRY_S = 600.0
+#: Weight of the newest work in the running mean of seconds.
+_FRESHNESS = 0.3
 
 
 class Places:
-    """*working* requests decode, compute and encode at the same time; *waiting* more hold their text only."""
+    """*working* requests are being worked on at the same time; *waiting* more hold their text only.
 
-    def __init__(self, *, working: int, waiting: int) -> None:
+    *what* they are is for the words of refusals.
+    """
+
+    def __init__(self, *, working: int, waiting: int, what: str = "requests") -> None:
+        self._what = what
+        self._working = working
         self._limit = working + waiting
         self._hands = threading.Semaphore(working)
         self._lock = threading.Lock()
+        self._seconds_each = 1.0
         self.taken = 0
 
+    def check_room(self) -> None:
+        """Raise Overloaded where no place is free, before anything is done for the request."""
+        if self.taken >= self._limit:
+            seconds = min(max(1.0, self.taken * self._seconds_each / self._working), _MAX_RETRY_S)
+            raise Overloaded(f"{self._limit} {self._what} are being worked on or wait", retry_after=seconds)
+
     @contextlib.contextmanager
-    def enter(self, seconds_each: float) -> Iterator[None]:
-        """A place to wait in. Raises Overloaded; *seconds_each* is what a request takes, for its estimate."""
+    def enter(self) -> Iterator[None]:
+        """A place to wait in. Raises Overloaded with an estimate from the recent work."""
         with self._lock:
-            if self.taken >= self._limit:
-                seconds = min(max(1.0, self.taken * seconds_each), _MAX_RETRY_S)
-                raise Overloaded(f"{self._limit} requests are being worked on or wait", retry_after=seconds)
+            self.check_room()
             self.taken += 1
         try:
             yield
@@ -45,6 +58,12 @@ class Places:
         try:
             if stop():
                 raise Canceled
+            started = time.monotonic()
             yield
+            self._count(time.monotonic() - started)
         finally:
             self._hands.release()
+
+    def _count(self, seconds: float) -> None:
+        with self._lock:
+            self._seconds_each = _FRESHNESS * seconds + (1 - _FRESHNESS) * self._seconds_each

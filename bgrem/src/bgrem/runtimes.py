@@ -14,17 +14,21 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from enlight_common.errors import InvalidField
+from enlight_common.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
 RuntimeName = Literal["tensorrt", "cuda", "openvino", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Wanted = Literal["auto", "fp32", "bf16", "fp16"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _CPUINFO = Path("/proc/cpuinfo")
-#: Whose masks in bf16 cover nearly what they cover in fp32. Of six photos, u2net's do so in the four with an
-#: evident subject (intersection over union 0.996 to 0.999; 0.985 and 0.903 in the others), u2netp's in two.
-_RIGHT_IN_BF16 = frozenset({"u2net"})
+#: Models whose masks in bf16 are tried, and computed again where `certainty` tells that they may be wrong. Of
+#: u2netp's more than half would be.
+_TRIED_IN_BF16 = frozenset({"u2net"})
+#: Networks of several inputs of changing shapes, for which OpenVINO is given no model of one output.
+_ONNX_ONLY = frozenset({"sam"})
 
 
 class Network(Protocol):
@@ -44,14 +48,19 @@ class Runtime:
     precisions: tuple[Precision, ...]
     threads: int | None = None
 
-    def precision(self, model: str, wanted: str, field: str = "precision") -> Precision:
-        """The precision for "auto" or one by name. Raises InvalidField where this machine has it not."""
-        if wanted == "auto":
-            fastest = self.precisions[0]
-            return "fp32" if fastest == "bf16" and model not in _RIGHT_IN_BF16 else fastest
-        if wanted not in self.precisions:
-            raise InvalidField(field, f"must be auto or, on this machine, {', '.join(self.precisions)}")
-        return wanted
+    def tried(self, model: str, wanted: Wanted, field: str = "precision") -> tuple[Precision, ...]:
+        """The precisions in which a mask is computed, each where the one before gave an unsure one.
+
+        *wanted* is one, or "auto": the fastest that is right. Raises InvalidField where there is no such.
+        """
+        if wanted != "auto":
+            if wanted not in self.precisions:
+                raise InvalidField(field, f"must be auto or, for this model, {', '.join(self.precisions)}")
+            return (wanted,)
+        fastest = self.precisions[0]
+        if fastest != "bf16":
+            return (fastest,)
+        return ("bf16", "fp32") if model in _TRIED_IN_BF16 else ("fp32",)
 
     def open(self, path: Path, precision: Precision, cache_dir: Path) -> Network:
         """Load the network in the file *path*; *cache_dir* is where TensorRT keeps what it compiled."""
@@ -60,20 +69,37 @@ class Runtime:
         return OrtNetwork(path, self, precision, cache_dir)
 
 
-def find_runtime(device: str, *, threads: int | None = None) -> Runtime:
-    """The fastest runtime that is there for *device*, "cpu" or "cuda:N"."""
-    if device != "cpu":
-        return _gpu_runtime(device)
+def find_runtimes(device: str, *, threads: int | None = None) -> list[Runtime]:
+    """What is there for *device*, "cpu" or "cuda:N": the fastest first, plain ONNX Runtime on the CPU last.
+
+    That a library is installed does not mean that it works: where loading a network fails, the next is tried.
+    """
+    onnx = Runtime("onnxruntime", "cpu", ("fp32",), threads)
+    return [*(_openvino(threads) if device == "cpu" else _on_gpu(device)), onnx]
+
+
+def runtimes_for(model: str, runtimes: list[Runtime]) -> list[Runtime]:
+    """Those of *runtimes* in which the model can be run at all."""
+    return [one for one in runtimes if one.name != "openvino" or model not in _ONNX_ONLY]
+
+
+def check_device(device: str) -> None:
+    """Raise SettingsError unless the installed ONNX Runtime was built for *device*."""
+    if device != "cpu" and not _on_gpu(device):
+        raise SettingsError(f"DEVICE: {device} needs ONNX Runtime with CUDA: install the extra gpu")
+
+
+def _openvino(threads: int | None) -> list[Runtime]:
     try:
         import openvino
     except ImportError:
-        return Runtime("onnxruntime", device, ("fp32",), threads)
+        return []
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in able:
-        return Runtime("openvino", device, ("fp32",), threads)
+        return [Runtime("openvino", "cpu", ("fp32",), threads)]
     # AVX-512 has bf16 instructions as well, with which u2net takes 1.6 times the processor time of fp32: it
     # goes into converting. Only the tiles of AMX pay.
-    return Runtime("openvino", device, ("bf16", "fp32") if _has_amx() else ("fp32", "bf16"), threads)
+    return [Runtime("openvino", "cpu", ("bf16", "fp32") if _has_amx() else ("fp32", "bf16"), threads)]
 
 
 def _has_amx() -> bool:
@@ -83,24 +109,27 @@ def _has_amx() -> bool:
         return False
 
 
-def _gpu_runtime(device: str) -> Runtime:
+def _on_gpu(device: str) -> list[Runtime]:
     import onnxruntime
 
     # ONNX Runtime lists a provider even where the libraries it is made from are not installed.
     available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        return []
+    if hasattr(onnxruntime, "preload_dlls"):
+        # Those of the nvidia wheels, which no search path leads to. What it cannot find it prints.
+        onnxruntime.preload_dlls(directory="")
+    found = [Runtime("cuda", device, ("fp32",))]
     if "TensorrtExecutionProvider" in available and _loadable("libnvinfer.so.10"):
-        return Runtime("tensorrt", device, ("fp16", "fp32"))
-    if "CUDAExecutionProvider" in available:
-        return Runtime("cuda", device, ("fp32",))
-    raise RuntimeError(
-        f"DEVICE is {device}, but the installed onnxruntime has no CUDA: install the extra gpu"
-    )
+        found.insert(0, Runtime("tensorrt", device, ("fp16", "fp32")))
+    return found
 
 
 def _loadable(library: str) -> bool:
     try:
         ctypes.CDLL(library)
-    except OSError:
+    except OSError as error:
+        log.info("TensorRT is left out: %s", error)
         return False
     return True
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import threading
 import time
+from collections.abc import Iterator
 
-from enlight_common.errors import ShuttingDown, Unavailable
+from enlight_common.cores import available_cores, core_quota
+from enlight_common.errors import EnlightError, ShuttingDown, Unavailable
 from enlight_common.queue import Stop, WorkQueue
+from enlight_common.settings import SettingsError
 from PIL import Image
 
-from bgrem.cutting import check_refinements, cut_out, warm_refinements
+from bgrem.certainty import is_sure
+from bgrem.cutting import check_refinements, cut_out
+from bgrem.matting import Matter, warm_refinements
 from bgrem.models import Models
 from bgrem.places import Places
 from bgrem.request import CutOptions
-from bgrem.runtimes import find_runtime
+from bgrem.runtimes import Precision, check_device, find_runtimes
 from bgrem.sessions import Sessions, Turns
 from bgrem.settings import ServiceSettings
 
@@ -24,9 +29,47 @@ log = logging.getLogger(__name__)
 _LOADING_RETRY_S = 5.0
 #: After a failed load, say weights that cannot be fetched, it is tried again.
 _LOAD_AGAIN_S = 15.0
-#: One request more than cores: while one computes, the others decode and encode.
-_WORKING = len(os.sched_getaffinity(0)) + 1
 _LAST_PICTURE_S = 3.0
+
+
+def check_settings(settings: ServiceSettings) -> None:
+    """Raise SettingsError for what can only be told with the libraries at hand."""
+    if settings.default_model not in Models.of_rembg().names:
+        raise SettingsError("DEFAULT_MODEL: must be one of the models of the installed rembg")
+    check_device(settings.device)
+
+
+class Cutting:
+    """The pictures of one request on their way."""
+
+    def __init__(
+        self, sessions: Sessions, options: CutOptions, tried: tuple[Precision, ...], stop: Stop
+    ) -> None:
+        self._sessions = sessions
+        self._options = options
+        self._tried = tried
+        self._stop = stop
+        self._matter = Matter(options.matting, stop) if options.matting and options.solves else None
+        self._used: set[Precision] = set()
+
+    @property
+    def precision(self) -> Precision:
+        """The lowest that a mask of the answer was computed in."""
+        return next((one for one in self._tried if one in self._used), self._tried[-1])
+
+    def cut(self, photo: Image.Image, field: str) -> Image.Image:
+        """`cut_out`, given up with Canceled when `stop` says so before a network's turn or while matting."""
+        return cut_out(photo, self._masks(photo), self._options, self._matter, field)
+
+    def _masks(self, photo: Image.Image) -> list[Image.Image]:
+        Turns.stop_by(self._stop)
+        for precision in self._tried:
+            session = self._sessions.session(self._options.model, precision, self._stop)
+            masks: list[Image.Image] = session.predict(photo)
+            if precision == self._tried[-1] or all(is_sure(mask) for mask in masks):
+                break
+        self._used.add(precision)
+        return masks
 
 
 class Cutter:
@@ -36,16 +79,13 @@ class Cutter:
         self.models = models
         self.sessions = sessions
 
-    def prepare(self, options: CutOptions) -> None:
-        """Load what *options* ask for; raises as `Sessions.session` and where matting is not there yet."""
-        check_refinements(options)
-        self.sessions.session(options.model, options.precision)
+    def prepare(self, options: CutOptions, stop: Stop) -> tuple[Precision, ...]:
+        """Load what *options* ask for; raises as `Sessions.prepare` and where matting is not there yet.
 
-    def cut(self, photo: Image.Image, options: CutOptions, stop: Stop) -> Image.Image:
-        """`cut_out`, given up with Canceled when *stop* says so before the network's turn."""
-        session = self.sessions.session(options.model, options.precision)
-        Turns.stop_by(stop)
-        return cut_out(photo, session, options)
+        May wait for weights: to be called before the request takes a hand.
+        """
+        check_refinements(options)
+        return self.sessions.prepare(options.model, options.precision, stop)
 
 
 class Service:
@@ -53,8 +93,14 @@ class Service:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self.places = Places(working=_WORKING, waiting=max(1, settings.threads // 2 - _WORKING))
-        self.inferences = WorkQueue(limit=_WORKING, what="pictures")
+        # One request more than cores: while one computes, the others decode and encode.
+        working = min((settings.compute_threads or available_cores()) + 1, settings.threads // 4)
+        waiting = settings.threads // 2 - working
+        self.places = Places(working=working, waiting=waiting)
+        # numba's threads allow one at a time, and so does memory. It takes so much longer than all else that
+        # it may not fill the places of the others.
+        self.mattings = Places(working=1, waiting=max(1, waiting // 4), what="requests for alpha_matting")
+        self.inferences = WorkQueue(limit=working, what="pictures")
         self._cutter: Cutter | None = None
         self._not_ready = "the model is being loaded"
         self._draining = threading.Event()
@@ -69,6 +115,9 @@ class Service:
             try:
                 self._cutter = self._loaded()
                 break
+            except EnlightError as error:
+                log.warning("the model cannot be loaded: %s", error.detail)
+                self._not_ready = f"the model cannot be loaded: {error.detail}"
             except Exception as error:
                 log.exception("the model could not be loaded")
                 self._not_ready = f"the model could not be loaded ({type(error).__name__}); see the log"
@@ -79,12 +128,32 @@ class Service:
     def _loaded(self) -> Cutter:
         settings = self.settings
         models = Models.of_rembg()
-        runtime = find_runtime(settings.device, threads=settings.compute_threads)
-        sessions = Sessions(runtime, self.inferences, settings.weights_dir, limit=settings.max_loaded_models)
         default = models.named(settings.default_model, "DEFAULT_MODEL")
-        sessions.session(default, runtime.precision(default.name, "auto"), wait_s=None)
+        # Without a quota the runtimes know best: of two threads of a core they use one.
+        runtimes = find_runtimes(settings.device, threads=settings.compute_threads or core_quota())
+        sessions = Sessions(
+            runtimes,
+            self.inferences,
+            settings.weights_dir,
+            limit=settings.max_loaded_models,
+            pinned=default.name,
+        )
+        tried = sessions.prepare(default, "auto", lambda: self._draining.is_set(), patient=True)
+        for precision in tried[1:]:
+            sessions.session(default, precision)
+        runtime = sessions.runtime_of(default.name)
         log.info("ready", extra={"model": default.name, "runtime": runtime.name, "device": runtime.device})
         return Cutter(models, sessions)
+
+    @contextlib.contextmanager
+    def turn(self, options: CutOptions, stop: Stop) -> Iterator[None]:
+        """Wait for a request's turn to work. Raises Canceled, Overloaded where too many wait for matting."""
+        with contextlib.ExitStack() as turns:
+            if options.solves:
+                turns.enter_context(self.mattings.enter())
+                turns.enter_context(self.mattings.work(stop))
+            turns.enter_context(self.places.work(stop))
+            yield
 
     @property
     def ready(self) -> bool | str:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enlight_common.errors import Unavailable
+from enlight_common.errors import EnlightError, InternalError, Unavailable
 from enlight_common.queue import Stop, WorkQueue
 
+from bgrem.fetching import Fetches
 from bgrem.models import Model
-from bgrem.runtimes import Array, Network, Precision, Runtime
+from bgrem.runtimes import Array, Network, Precision, Runtime, Wanted, runtimes_for
 
 log = logging.getLogger(__name__)
 
-#: A request waits so long for weights that are being fetched; the fetching goes on without it.
-_FETCH_WAIT_S = 20.0
-_FETCHERS = 2
 #: Networks of rembg's classes are here, by the attribute's name.
 _NETWORKS = {"sam": ("encoder", "decoder")}
+
+
+def _never() -> bool:
+    return False
 
 
 class Turns:
     """A network that takes its turn: pictures are prepared in many threads, and one computes.
 
-    rembg's `predict` calls it in the middle of its own work, in the thread that `in_turn` was entered in.
+    rembg's `predict` calls it in the middle of its own work, in the thread that `stop_by` was called in.
     """
 
     _caller = threading.local()
@@ -49,25 +50,41 @@ class Turns:
 
     def run(self, names: Sequence[str] | None, inputs: Mapping[str, Array]) -> list[Array]:
         """The network's outputs. Raises Overloaded, Canceled."""
-        stop: Stop = getattr(self._caller, "stop", lambda: False)
+        stop: Stop = getattr(self._caller, "stop", _never)
         return self._queue.run(lambda _: self._network.run(names, inputs), units=1, stop=stop)
 
 
-class Sessions:
-    """rembg's sessions, whose networks run in *runtime*, one picture at a time through *queue*."""
+class _MovedOn(Unavailable):
+    """The model's runtime failed, and it is run in the next from now on."""
 
-    def __init__(self, runtime: Runtime, queue: WorkQueue, weights_dir: Path, *, limit: int) -> None:
-        self.runtime = runtime
+
+class Sessions:
+    """rembg's sessions, whose networks run in the first of *runtimes* that can, one picture at a time.
+
+    Beside the model *pinned*, which is never given up, *limit* are kept, one in two precisions counted twice.
+    """
+
+    def __init__(
+        self,
+        runtimes: Sequence[Runtime],
+        queue: WorkQueue,
+        weights_dir: Path,
+        *,
+        limit: int,
+        pinned: str | None = None,
+    ) -> None:
         self.weights_dir = weights_dir
+        self.fetches = Fetches(weights_dir)
         self.loads = 0
         self.evictions = 0
+        self._runtimes = list(runtimes)
+        self._failed_runtimes: dict[str, int] = {}
         self._limit = limit
+        self._pinned = pinned
         self._queue = queue
         self._sessions: OrderedDict[tuple[str, Precision], Any] = OrderedDict()
         self._loading = threading.Lock()
         self._lock = threading.Lock()
-        self._fetches: dict[str, concurrent.futures.Future[list[Path]]] = {}
-        self._fetchers = concurrent.futures.ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
 
     @property
     def loaded(self) -> list[tuple[str, Precision]]:
@@ -75,31 +92,47 @@ class Sessions:
         with self._lock:
             return list(self._sessions)
 
-    def session(self, model: Model, precision: Precision, *, wait_s: float | None = _FETCH_WAIT_S) -> Any:
+    def runtime_of(self, name: str) -> Runtime:
+        """What the model of this name runs in."""
+        able = runtimes_for(name, self._runtimes)
+        return able[self._failed_runtimes.get(name, 0)]
+
+    def prepare(
+        self, model: Model, wanted: Wanted, stop: Stop = _never, *, patient: bool = False
+    ) -> tuple[Precision, ...]:
+        """Load *model*, and say in which precisions its masks are to be tried, the first of which is loaded.
+
+        Raises InvalidField(precision), and as `Fetches.paths`.
+        """
+        while True:
+            tried = self.runtime_of(model.name).tried(model.name, wanted)
+            try:
+                self.session(model, tried[0], stop, patient=patient)
+                return tried
+            except _MovedOn:
+                continue
+
+    def session(
+        self, model: Model, precision: Precision, stop: Stop = _never, *, patient: bool = False
+    ) -> Any:
         """rembg's session for *model*, loaded if it is not. It stays usable when it is given up meanwhile.
 
-        Raises:
-            Unavailable: its weights are still being fetched after *wait_s* seconds, or cannot be; None waits.
-            StoreCorrupt, StorageFull: fetching them went wrong.
+        Raises as `Fetches.paths`; Unavailable where its runtime just failed, InternalError where all did.
         """
         key = (model.name, precision)
         if (session := self._known(key)) is not None:
             return session
-        paths = self._fetched(model, wait_s)
+        self.fetches.check_failed(model)
+        paths = self.fetches.paths(model, stop, patient=patient)
         # One at a time: loading takes all cores, and a second request for it finds it loaded.
         with self._loading:
             if (session := self._known(key)) is not None:
                 return session
             started = time.monotonic()
-            session = _open(model, paths, self._opener(model, precision))
+            session = self._open(model, paths, precision)
             seconds = round(time.monotonic() - started, 2)
             log.info("model loaded", extra={"model": model.name, "precision": precision, "seconds": seconds})
-            with self._lock:
-                self.loads += 1
-                self._sessions[key] = session
-                while len(self._sessions) > self._limit:
-                    self._sessions.popitem(last=False)
-                    self.evictions += 1
+            self._keep(key, session)
         return session
 
     def _known(self, key: tuple[str, Precision]) -> Any:
@@ -108,36 +141,43 @@ class Sessions:
                 self._sessions.move_to_end(key)
             return self._sessions.get(key)
 
-    def _opener(self, model: Model, precision: Precision) -> Callable[[Path], Turns]:
-        runtime = self.runtime
-        if runtime.name == "openvino" and model.name in _NETWORKS:
-            # Several inputs of changing shapes, for which OpenVINO is given no model of one output.
-            runtime = Runtime("onnxruntime", runtime.device, ("fp32",), runtime.threads)
-        cache_dir = self.weights_dir / "tensorrt"
-        return lambda path: Turns(runtime.open(path, precision, cache_dir), self._queue)
-
-    def _fetched(self, model: Model, wait_s: float | None) -> list[Path]:
+    def _keep(self, key: tuple[str, Precision], session: Any) -> None:
         with self._lock:
-            future = self._fetches.get(model.name)
-            if future is None:
-                future = self._fetchers.submit(model.fetch, self.weights_dir)
-                self._fetches[model.name] = future
+            self.loads += 1
+            self._sessions[key] = session
+            others = [known for known in self._sessions if known[0] != self._pinned]
+            for known in others[: max(0, len(others) - self._limit)]:
+                del self._sessions[known]
+                self.evictions += 1
+
+    def _open(self, model: Model, paths: list[Path], precision: Precision) -> Any:
+        """rembg's session around networks of ours: its constructor would load them with ONNX Runtime."""
+        runtime = self.runtime_of(model.name)
+        session: Any = object.__new__(model.session_class)
+        session.model_name = model.name
         try:
-            return future.result(timeout=wait_s)
-        except concurrent.futures.TimeoutError:
-            raise Unavailable("the model's weights are being fetched", retry_after=10.0) from None
-        finally:
-            if future.done():
-                # What failed is tried again by the next request.
-                with self._lock:
-                    if self._fetches.get(model.name) is future:
-                        del self._fetches[model.name]
+            for attribute, path in zip(_NETWORKS.get(model.name, ("inner_session",)), paths, strict=True):
+                network = runtime.open(path, precision, self.weights_dir / "tensorrt")
+                setattr(session, attribute, Turns(network, self._queue))
+        except Exception as error:
+            self._move_on(model, runtime, error)
+            raise
+        return session
 
-
-def _open(model: Model, paths: list[Path], open_network: Callable[[Path], Turns]) -> Any:
-    """rembg's session around networks of ours: its constructor would load them with ONNX Runtime."""
-    session: Any = object.__new__(model.session_class)
-    session.model_name = model.name
-    for attribute, path in zip(_NETWORKS.get(model.name, ("inner_session",)), paths, strict=True):
-        setattr(session, attribute, open_network(path))
-    return session
+    def _move_on(self, model: Model, runtime: Runtime, error: Exception) -> None:
+        """Let the model run in the next runtime from now on; raises."""
+        log.warning(
+            "%s cannot be loaded in %s on %s: %s",
+            model.name,
+            runtime.name,
+            runtime.device,
+            error,
+            exc_info=error,
+        )
+        failed = self._failed_runtimes.get(model.name, 0) + 1
+        if failed < len(runtimes_for(model.name, self._runtimes)):
+            self._failed_runtimes[model.name] = failed
+            raise _MovedOn(f"{model.name} is being moved to another runtime", retry_after=1.0) from error
+        failure: EnlightError = InternalError(f"the file of {model.name} cannot be loaded; see the log")
+        self.fetches.remember(model, failure)
+        raise failure from error

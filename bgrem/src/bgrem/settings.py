@@ -26,10 +26,10 @@ class ServiceSettings(Settings):
         None,
         ge=1,
         le=1024,
-        description="Of a network on the CPU; all cores by default. Set it in a container",
+        description="Of a network on the CPU; by default all cores that the process may use",
     )
     max_loaded_models: int = Field(
-        3, ge=1, le=64, description="In memory at a time, a model in two precisions counted twice"
+        3, ge=1, le=64, description="Beside the default one; a model in two precisions is counted twice"
     )
     max_pixels: int = Field(40_000_000, ge=1_000, le=200_000_000, description="Of one picture")
     max_body_mb: int = Field(64, ge=1, le=1024)

@@ -24,6 +24,7 @@
     ├── Unavailable 503             nothing was done: send it again after `retry_after` seconds
     │   ├── Busy
     │   ├── Overloaded
+    │   ├── OutOfMemory             the GPU, or the machine, has too little memory for this now
     │   ├── ShuttingDown
     │   └── StoreUnavailable        the object store cannot be reached, or stalls, after all attempts
     ├── TimedOut 504
@@ -196,6 +197,12 @@ class Busy(Unavailable):
 class Overloaded(Unavailable):
     type = "overloaded"
     title = "Too many requests are waiting"
+
+
+class OutOfMemory(Unavailable):
+    type = "out-of-memory"
+    title = "There is not enough memory for the work"
+    default_retry_after = 30.0
 
 
 class ShuttingDown(Unavailable):

@@ -18,6 +18,8 @@ from enlight_common.errors import InvalidField
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+#: Pixels of the longest side that a file of the format can have, by its own definition (of JPEG, by libjpeg).
+MAX_SIDES: dict[OutputFormat, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 _QUALITY = 92
@@ -46,6 +48,15 @@ def decode_base64_image(
     text: object, field: str, bounds: ImageBounds = DEFAULT_BOUNDS, *, mode: Mode = "RGB"
 ) -> Image.Image:
     """`decode_image` for a picture given as base64 (RFC 4648, strict) or as a base64 `data:` URL."""
+    data = decode_base64(text, field, bounds.max_bytes)
+    return decode_image(data, field, bounds, mode=mode)
+
+
+def decode_base64(text: object, field: str, max_bytes: int) -> bytes:
+    """The bytes of an image file given as base64 (RFC 4648, strict) or as a base64 `data:` URL.
+
+    Raises InvalidField(field).
+    """
     if not isinstance(text, str):
         raise InvalidField(field, "must be a string: an image file in base64")
     if text[:5].lower() == "data:":
@@ -56,13 +67,12 @@ def decode_base64_image(
     # 76-column base64, as `base64 photo.png` prints it, is common enough to take.
     if "\n" in text:
         text = text.replace("\r\n", "").replace("\n", "")
-    if len(text) > bounds.max_bytes * 4 // 3 + 4:
-        raise InvalidField(field, f"must be at most {bounds.max_bytes} bytes once decoded")
+    if len(text) > max_bytes * 4 // 3 + 4:
+        raise InvalidField(field, f"must be at most {max_bytes} bytes once decoded")
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidField(field, "is not valid base64") from None
-    return decode_image(data, field, bounds, mode=mode)
 
 
 def decode_image(
@@ -87,6 +97,38 @@ def decode_image(
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         # Pillow's own bound, which comes first where it is the lower one.
+        raise InvalidField(field, f"must have at most {bounds.max_pixels} pixels") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
+        names = ", ".join(bounds.formats)
+        raise InvalidField(field, f"is not a readable image ({names})") from error
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the beginning of an image file says. `format` as Pillow names it, sides in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
+def inspect_image(data: bytes, field: str, bounds: ImageBounds = DEFAULT_BOUNDS) -> ImageHeader:
+    """Check an image file against `bounds` without decoding its pixels: what passes may still be truncated.
+
+    Raises InvalidField(field) for all that is empty, too large or no image.
+    """
+    if not data:
+        raise InvalidField(field, "is empty")
+    if len(data) > bounds.max_bytes:
+        raise InvalidField(field, f"must be at most {bounds.max_bytes} bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=bounds.formats) as opened:
+            _check_size(opened, field, bounds)
+            _check_parts(opened, data, field, bounds)
+            return ImageHeader(opened.format or "", opened.width, opened.height)
+    except (InvalidField, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidField(field, f"must have at most {bounds.max_pixels} pixels") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
         names = ", ".join(bounds.formats)
@@ -166,11 +208,20 @@ def _convert(image: Image.Image, field: str, mode: Mode) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit samples at 255 and turns nearly all of them white.
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if mode != "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    elif _has_transparency(image):
+        image = image.convert("RGBA") if mode == "RGBA" else _on_white(image)
     return image.convert(mode)
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """What is transparent of *image* laid on white; RGBA, wholly opaque."""
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    white.alpha_composite(image.convert("RGBA"))
+    return white
 
 
 def encode_image(
@@ -181,7 +232,8 @@ def encode_image(
     png_effort: int = 6,
 ) -> bytes:
     """Encode as PNG, or as JPEG or WebP of quality 92. `text` becomes text chunks of a PNG, `png_effort` is
-    zlib's level: 2 takes a third of the time of 6 for some 8% more bytes.
+    zlib's level: 2 takes a third of the time of 6 for some 8% more bytes. A JPEG knows no transparency: it is
+    laid on white.
     """
     buffer = io.BytesIO()
     if format == "png":
@@ -190,7 +242,8 @@ def encode_image(
             info.add_itxt(key, value.replace("\0", ""))
         image.save(buffer, "PNG", pnginfo=info, compress_level=png_effort)
     elif format == "jpeg":
-        image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+        opaque = _on_white(image) if _has_transparency(image) else image
+        opaque.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     else:
         image.save(buffer, "WEBP", quality=_QUALITY)
     return buffer.getvalue()

@@ -8,15 +8,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from enlight_common.errors import EnlightError, ShuttingDown, TimedOut, Unavailable
+from enlight_common.errors import EnlightError, InvalidField, ShuttingDown, Unavailable
+from enlight_common.images import OutputFormat, encode_image
+from enlight_common.patience import InFlight, Patience, Turns
+from enlight_common.progress import Progresses
 from enlight_common.queue import Stop, WorkQueue
 from PIL import Image
 
 from realesrgan_service.models.catalog import Catalog, ModelFile
 from realesrgan_service.models.conversion import convert_default_models
-from realesrgan_service.progress import Progresses, Told
 from realesrgan_service.settings import ServiceSettings
-from realesrgan_service.upscaling.plan import plan
+from realesrgan_service.upscaling.plan import Plan, plan
 
 if TYPE_CHECKING:
     from realesrgan_service.upscaling.engine import Engine
@@ -32,11 +34,13 @@ _LOAD_AGAIN_S = 15.0
 _LAST_STEP_S = 3.0
 #: Loading a network takes about as long as enlarging a small picture.
 _LOADING_UNITS = 3.0
+#: Files that are written at once: each takes a core, and several times its picture in memory.
+_ENCODED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A parsed request. *patience_s*: how long its client waits, the queue included."""
+    """A parsed request. *patience*: how long its client waits, the queue included."""
 
     image: Image.Image
     model: ModelFile
@@ -44,7 +48,7 @@ class Wish:
     tile: int
     denoise_strength: float | None
     face_enhance: bool
-    patience_s: float
+    patience: Patience
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Service:
         self.progresses = Progresses()
         # A unit of work is a second by the networks' own estimates.
         self.queue = WorkQueue(limit=settings.threads // 4, what="pictures")
+        self.in_flight = InFlight()
         self.pictures = 0
         self.pixels = 0
+        self._encoding = Turns(_ENCODED_AT_ONCE)
         self._engine: Engine | None = None
         self._faces: Faces | None = None
         self._not_ready = "the upscaler is being loaded"
@@ -146,14 +152,15 @@ class Service:
         """
         from realesrgan_service.upscaling.enlarging import enlarge, work_of
 
-        deadline = time.monotonic() + wish.patience_s
-        with self.progresses.follow(request_id) as told:
-            network = self._prepared(wish, stop)
+        with self.progresses.follow(request_id) as told, wish.patience.limit(stop) as stop_or_late:
+            network = self._prepared(wish, stop_or_late)
             way = plan(wish.image.size, wish.out_resolution, network.scale)
+            self._check_fits(way, network)
             work = work_of(way, network, wish.tile or self.settings.tile)
             estimate = work.pixels * network.seconds_per_pixel
-            self._check_patience(estimate, wish.patience_s)
-            told.tell(0.0, self.queue.seconds_ahead() + estimate)
+            ahead = self.queue.seconds_ahead()
+            wish.patience.check(estimate, ahead)
+            told.tell(0.0, ahead + estimate)
             log.info(
                 "upscaling is estimated",
                 extra={"estimated_seconds": round(estimate, 1), "megapixels": round(work.pixels / 1e6, 2)},
@@ -162,42 +169,48 @@ class Service:
             def compute(stop: Stop) -> Enlarged:
                 started = time.monotonic()
                 told.begin(estimate)
-                image = enlarge(wish.image, network, work, stop=stop, report=told.tell, deadline=deadline)
+                image = enlarge(wish.image, network, work, stop=stop, report=told.tell)
                 faces = self._restore_faces(wish, image, stop)
                 return Enlarged(
                     image=image,
-                    passes=way.passes,
+                    passes=len(way.passes),
                     tiles=sum(len(tiles) for tiles in work.tiles),
                     precision=network.precision,
                     seconds=time.monotonic() - started,
                     faces=faces,
                 )
 
-            enlarged = self.queue.run(compute, units=max(estimate, 0.01), stop=stop)
+            enlarged = self.queue.run(compute, units=max(estimate, 0.01), stop=stop_or_late)
         self.pictures += 1
         self.pixels += work.pixels
         return enlarged
 
-    def _check_patience(self, estimate: float, patience_s: float) -> None:
-        ahead = self.queue.seconds_ahead()
-        if estimate + ahead <= patience_s:
-            return
-        waiting = f" after {ahead:.0f} s of other work" if ahead >= 1 else ""
-        raise TimedOut(
-            f"the picture would take about {estimate:.0f} s{waiting}, more than the {patience_s:g} s "
-            "allowed; nothing was done",
-            estimated_seconds=round(estimate + ahead, 1),
-            patience_seconds=patience_s,
-        )
+    def _check_fits(self, way: Plan, network: Network) -> None:
+        """Refuse pictures that a network has to see whole where that is more than the largest tile."""
+        widest = max((max(each.size) for each in way.passes), default=0)
+        if not network.tileable and widest > self.settings.tile:
+            raise InvalidField(
+                "input_string",
+                f"must be at most {self.settings.tile} pixels wide and high, on its way to its size too, for "
+                "a model that cannot work in tiles",
+            )
+
+    def encoded(self, image: Image.Image, format: OutputFormat, stop: Stop) -> bytes:
+        """The picture as a file. A few are written at once. Raises Canceled when *stop* said so first."""
+        with self._encoding.enter(stop):
+            return encode_image(image, format)
 
     def _prepared(self, wish: Wish, stop: Stop) -> Network:
         engine, faces = self._engine, self._faces
         if engine is None or faces is None:
             raise Unavailable(self._not_ready, retry_after=_LOADING_RETRY_S)
+        if wish.face_enhance:
+            # In this request's own thread: a download holds up nobody else.
+            faces.fetch()
 
         def load(_stop: Stop) -> Network:
             if wish.face_enhance:
-                faces.prepare()
+                faces.load()
             return engine.network(wish.model, wish.denoise_strength)
 
         at_hand = engine.at_hand(wish.model, wish.denoise_strength)
@@ -210,21 +223,12 @@ class Service:
             return None
         return self._faces.enhance(wish.image, enlarged, stop)
 
-    def progress(self, request_id: str) -> Told | None:
-        """How far the picture of a request is, or None where there is no such request."""
-        return self.progresses.of(request_id)
-
     def drain(self, grace_s: float) -> None:
         """Take no new work and give what is in flight *grace_s* seconds."""
         if self._draining.is_set():
             return
         self._draining.set()
         log.info("draining", extra={"grace_s": grace_s})
-        self._wait_until_idle(grace_s)
-        self._stopping.set()
-        self._wait_until_idle(_LAST_STEP_S)
-
-    def _wait_until_idle(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self.queue.busy and time.monotonic() < deadline:
-            time.sleep(0.05)
+        if not self.in_flight.wait_for_none(grace_s):
+            self._stopping.set()
+            self.in_flight.wait_for_none(_LAST_STEP_S)

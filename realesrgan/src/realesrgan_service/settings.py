@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from enlight_common.settings import Settings
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from realesrgan_service.models.catalog import DEFAULT
+from realesrgan_service.models.catalog import ALIASES, DEFAULT, Catalog
+from realesrgan_service.models.conversion import NCNN_STEMS
+
+_MAX_NAMES = 50  # in an error's text
 
 
 class ServiceSettings(Settings):
@@ -26,7 +29,9 @@ class ServiceSettings(Settings):
     fetch_models: bool = Field(True, description="Fetch known upscalers when they are first asked for")
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    tile: int = Field(768, ge=32, le=4096, description="Pixels of the network's input that a tile is wide")
+    tile: int = Field(
+        768, ge=32, le=4096, description="Pixels of the network's input that a tile is wide; none is larger"
+    )
     max_resolution: int = Field(8192, ge=1025, le=16_384, description="Longer side of an answer, in pixels")
     max_loaded: int = Field(4, ge=1, le=64, description="Networks kept in memory")
     patience_s: int = Field(900, ge=1, le=86_400, description="What would take longer is refused or stopped")
@@ -39,6 +44,16 @@ class ServiceSettings(Settings):
     @classmethod
     def _in_capitals(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _model_is_known(self) -> Self:
+        # Here, so that a misspelt name ends the start, instead of a service that is never ready.
+        catalog = Catalog(self.models_folder, fetching=self.fetch_models)
+        here = {model.name for model in catalog.files()}
+        names = sorted({*here, *catalog.fetchable(), *NCNN_STEMS})
+        if ALIASES.get(self.model, self.model) not in names:
+            raise ValueError(f"MODEL: must be one of {', '.join(names[:_MAX_NAMES])}")
+        return self
 
     @property
     def models_folder(self) -> Path:

@@ -32,15 +32,15 @@ def encode(image: Image.Image, format: OutputFormat, text: dict[str, str] | None
 
 
 def encode_within(
-    image: Image.Image, format: OutputFormat, limit: int, text: dict[str, str] | None = None
+    image: Image.Image, format: OutputFormat, limit: int | None, text: dict[str, str] | None = None
 ) -> Encoded:
-    """As `encode` where that takes *limit* bytes at most.
+    """As `encode` where there is no *limit* or that takes so many bytes at most.
 
     Else as JPEG (WebP, if that was asked for) of the highest quality that does, 60 at least; else smaller, at
     that quality.
     """
     plain = encode(image, format, text)
-    if len(plain.data) <= limit:
+    if limit is None or len(plain.data) <= limit:
         return plain
     lossy: OutputFormat = "webp" if format == "webp" else "jpeg"
     while True:

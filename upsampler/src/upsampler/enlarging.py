@@ -9,8 +9,8 @@ from enlight_common.queue import Stop
 from PIL import Image
 
 from upsampler.models import Upscaler
+from upsampler.pace import Advance, Pace
 from upsampler.request import Manner
-from upsampler.tiles import cut
 
 #: What is left to enlarge by this or less is not worth a pass of the network.
 _LANCZOS_DOES = 1.5
@@ -24,8 +24,17 @@ class Engine(Protocol):
     upscaler: Upscaler
     factor: int
 
-    def enlarge(self, image: Image.Image, manner: Manner, stop: Stop) -> Image.Image:
-        """*image* (RGB) `factor` times as wide and high. Raises Canceled when *stop* says yes."""
+    pace: Pace
+
+    def work(self, size: tuple[int, int], manner: Manner) -> float:
+        """What enlarging a picture of *size* takes, in units whose time `pace` measures."""
+        ...
+
+    def enlarge(self, image: Image.Image, manner: Manner, stop: Stop, advance: Advance) -> Image.Image:
+        """*image* (RGB) `factor` times as wide and high; *advance* is told each bit of `work` that is done.
+
+        Raises Canceled when *stop* says yes, OutOfMemory.
+        """
         ...
 
 
@@ -54,18 +63,20 @@ def fitted(size: tuple[int, int], longer: int) -> tuple[int, int]:
     return width, height
 
 
-def tiles_of(size: tuple[int, int], resolution: int, factor: int, manner: Manner) -> int:
-    """How many tiles it takes, over all passes: what the time is proportional to."""
-    sides = sides_before_passes(size, resolution, factor)
-    return sum(len(cut(*side, manner.tile, manner.overlap)) for side in sides)
+def work_of(size: tuple[int, int], resolution: int, engine: Engine, manner: Manner) -> float:
+    """What all passes of *engine* over a picture of *size* take, in its units; 0 where there are none."""
+    sides = sides_before_passes(size, resolution, engine.factor)
+    return sum(engine.work(side, manner) for side in sides)
 
 
-def enlarge(engine: Engine, image: Image.Image, resolution: int, manner: Manner, stop: Stop) -> Enlarged:
-    """*image* with a longer side of *resolution* pixels. Raises Canceled when *stop* says yes."""
+def enlarge(
+    engine: Engine, image: Image.Image, resolution: int, manner: Manner, stop: Stop, advance: Advance
+) -> Enlarged:
+    """*image* with a longer side of *resolution* pixels; *advance*, errors as `Engine.enlarge`."""
     sides = sides_before_passes(image.size, resolution, engine.factor)
     size = fitted(image.size, resolution)
     for side in sides:
-        image = engine.enlarge(_resized(image, side), manner, stop)
+        image = engine.enlarge(_resized(image, side), manner, stop, advance)
     return Enlarged(_resized(image, size), passes=len(sides))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -9,9 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from enlight_common.errors import Unavailable
+from enlight_common.errors import EnlightError, Overloaded, Unavailable
 from enlight_common.queue import Canceled, Stop, WorkQueue
+from safetensors import SafetensorError
 
+from upsampler import hub
 from upsampler.enlarging import Engine
 from upsampler.models import Upscaler
 
@@ -22,6 +25,8 @@ _PATIENCE_S = 30.0
 #: After a failure, say a hub that cannot be reached, nobody waits again so soon.
 _LOAD_AGAIN_S = 15.0
 _LOOK_S = 0.25
+#: Of the queue, whose unit is a second by estimate.
+_LOADING_UNITS = 5.0
 
 
 class ModelUnavailable(Unavailable):
@@ -30,20 +35,36 @@ class ModelUnavailable(Unavailable):
 
 
 class _Loading:
-    """One attempt to load a model."""
+    """One attempt to load a model. `state` reads on from the model's name."""
 
     def __init__(self) -> None:
+        self.state = "is looked for"
         self.done = threading.Event()
-        self.error: Exception | None = None
+        self.engine: Engine | None = None
+        self.error: EnlightError | None = None
         self.ended_at = 0.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it still goes on, or failed so recently that nobody tries again."""
+        if not self.done.is_set():
+            return True
+        # A full queue says nothing about the model.
+        failed = self.error is not None and not isinstance(self.error, Overloaded)
+        return failed and time.monotonic() - self.ended_at < _LOAD_AGAIN_S
 
 
 class LoadedEngines:
     """Engines by their upscalers' names, `limit` of them at most: the least recently used one leaves."""
 
-    def __init__(self, queue: WorkQueue, device: str, limit: int) -> None:
-        """They are loaded in the thread of *queue*, so that torch has one pool of threads."""
+    def __init__(self, queue: WorkQueue, device: str, limit: int, hub_folder: Path, keep: str) -> None:
+        """They are loaded in the thread of *queue*, so that torch has one pool of threads.
+
+        What comes from the hub is put into *hub_folder*. The upscaler *keep* does not make room for another
+        unless the limit is 1.
+        """
         self._queue, self._device, self._limit = queue, device, limit
+        self._hub_folder, self._kept = hub_folder, keep if limit > 1 else None
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._attempts: dict[str, _Loading] = {}
         self._lock = threading.Lock()
@@ -59,93 +80,111 @@ class LoadedEngines:
 
         Raises:
             ModelUnavailable: it cannot be fetched or loaded, or that takes long and goes on meanwhile.
+            Overloaded: too many wait already.
+            OutOfMemory: there is too little memory for it.
             Canceled: *stop* said yes while waiting.
         """
         deadline = time.monotonic() + _PATIENCE_S
         with self._lock:
-            engine = self._used(upscaler.name)
+            engine = self._engines.get(upscaler.name)
             if engine is not None:
+                self._engines.move_to_end(upscaler.name)
                 return engine
             attempt = self._attempt(upscaler)
         while not attempt.done.wait(_LOOK_S):
             if stop():
                 raise Canceled
             if time.monotonic() > deadline:
-                raise ModelUnavailable(f"{upscaler.name} is being fetched", retry_after=_LOAD_AGAIN_S)
-        if attempt.error is not None:
-            raise ModelUnavailable(
-                f"{upscaler.name} could not be loaded ({type(attempt.error).__name__}): it is not on this "
-                "machine, and no model hub can be reached or it has no safetensors of it; see the log",
-                retry_after=_LOAD_AGAIN_S,
-            )
-        with self._lock:
-            engine = self._used(upscaler.name)
-        if engine is None:
-            raise ModelUnavailable(f"{upscaler.name} made room for another model", retry_after=1.0)
-        return engine
-
-    def _used(self, name: str) -> Engine | None:
-        engine = self._engines.get(name)
-        if engine is not None:
-            self._engines.move_to_end(name)
-        return engine
+                raise ModelUnavailable(f"{upscaler.name} {attempt.state}", retry_after=_LOAD_AGAIN_S)
+        if attempt.engine is None:
+            assert attempt.error is not None
+            raise copy.copy(attempt.error)
+        return attempt.engine
 
     def _attempt(self, upscaler: Upscaler) -> _Loading:
         """The attempt that is going on or failed just now, or a new one."""
         attempt = self._attempts.get(upscaler.name)
-        if attempt is not None:
-            going_on = not attempt.done.is_set()
-            if going_on or (attempt.error and time.monotonic() - attempt.ended_at < _LOAD_AGAIN_S):
-                return attempt
-        attempt = self._attempts[upscaler.name] = _Loading()
-        threading.Thread(target=self._load, args=(upscaler, attempt), name="load", daemon=True).start()
+        if attempt is None or not attempt.counts:
+            attempt = self._attempts[upscaler.name] = _Loading()
+            threading.Thread(target=self._load, args=(upscaler, attempt), name="load", daemon=True).start()
         return attempt
 
     def _load(self, upscaler: Upscaler, attempt: _Loading) -> None:
         started = time.monotonic()
         try:
-            folder = fetch(upscaler)
-            self._queue.run(lambda _stop: self._keep(upscaler, folder), units=0, stop=lambda: False)
-            seconds = round(time.monotonic() - started, 2)
+            folder = self._folder(upscaler, attempt)
+            attempt.state = "is on this machine and waits for its turn to be loaded"
+            attempt.engine = self._queue.run(
+                lambda _stop: self._loaded(upscaler, folder, attempt),
+                units=_LOADING_UNITS,
+                stop=lambda: False,
+            )
             log.info(
                 "a model is loaded",
-                extra={"model": upscaler.name, "device": self._device, "seconds": seconds},
+                extra={
+                    "model": upscaler.name,
+                    "revision": hub.revision_of(folder),
+                    "device": self._device,
+                    "seconds": round(time.monotonic() - started, 2),
+                },
             )
+        except EnlightError as error:
+            log.warning("%s could not be loaded: %s", upscaler.name, error.detail)
+            attempt.error = error
         except Exception as error:
             log.exception("%s could not be loaded", upscaler.name)
-            attempt.error = error
+            attempt.error = _unavailable(upscaler, "could not be loaded; see the log", error)
         finally:
             attempt.ended_at = time.monotonic()
             attempt.done.set()
 
-    def _keep(self, upscaler: Upscaler, folder: Path) -> None:
-        with self._lock:
-            while len(self._engines) >= self._limit:
-                name, _ = self._engines.popitem(last=False)
-                log.info("a model made room", extra={"model": name})
-        engine = _engine_class(upscaler)(upscaler, folder, self._device)
-        with self._lock:
-            self._engines[upscaler.name] = engine
-
-
-def fetch(upscaler: Upscaler) -> Path:
-    """The folder with the upscaler's files, downloaded from the hub where they are not on the disk.
-
-    Only configuration and safetensors are. Raises OSError and what the hub's library raises.
-    """
-    if upscaler.is_folder:
-        return Path(upscaler.source)
-    if upscaler.engine == "sd":
-        from diffusers import StableDiffusionUpscalePipeline
-
-        return Path(
-            StableDiffusionUpscalePipeline.download(
-                upscaler.source, variant=upscaler.variant, use_safetensors=True
+    def _folder(self, upscaler: Upscaler, attempt: _Loading) -> Path:
+        if upscaler.is_folder:
+            return Path(upscaler.source)
+        attempt.state = "is being fetched"
+        try:
+            return hub.fetch(upscaler, self._hub_folder)
+        except hub.Unverifiable as error:
+            words = f"was fetched from the hub and refused: {error.detail}"
+            raise _unavailable(upscaler, words, error) from error
+        except EnlightError:
+            raise
+        except Exception as error:
+            words = (
+                "is not on this machine, and no model hub can be reached or it has no such model; see the log"
             )
-        )
-    from huggingface_hub import snapshot_download
+            log.warning("%s could not be fetched: %s", upscaler.name, error)
+            raise _unavailable(upscaler, words, error) from error
 
-    return Path(snapshot_download(upscaler.source, allow_patterns=["*.json", "*.safetensors"]))
+    def _loaded(self, upscaler: Upscaler, folder: Path, attempt: _Loading) -> Engine:
+        attempt.state = "is being loaded"
+        make = _engine_class(upscaler)
+        from upsampler.memory import memory_bounded
+
+        try:
+            with memory_bounded(f"{upscaler.name} was not loaded"):
+                engine = make(upscaler, folder, self._device)
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("%s in %s cannot be read: %s", upscaler.name, folder, error)
+            words = "is on this machine, and its files are damaged or not complete; see the log"
+            raise _unavailable(upscaler, words, error) from error
+        self._keep(upscaler.name, engine)
+        return engine
+
+    def _keep(self, name: str, engine: Engine) -> None:
+        """Only what was loaded takes a place, so that a failure costs nobody theirs."""
+        with self._lock:
+            self._engines[name] = engine
+            self._engines.move_to_end(name)
+            may_leave = [each for each in self._engines if each not in (name, self._kept)]
+            for leaving in may_leave[: max(0, len(self._engines) - self._limit)]:
+                del self._engines[leaving]
+                log.info("a model made room", extra={"model": leaving})
+
+
+def _unavailable(upscaler: Upscaler, words: str, error: Exception) -> ModelUnavailable:
+    name = type(error).__name__
+    return ModelUnavailable(f"{upscaler.name} {words} ({name})", retry_after=_LOAD_AGAIN_S)
 
 
 def _engine_class(upscaler: Upscaler) -> Callable[[Upscaler, Path, str], Engine]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from enlight_common.errors import InvalidField
 from PIL import Image
 
 from upsampler.models import Upscaler
@@ -41,9 +42,14 @@ class UpscaleRequest:
     tile: int | None = None
     overlap: int | None = None
 
-    def manner(self, upscaler: Upscaler) -> Manner:
-        """Every setting decided, by *upscaler* where the request leaves it open, the seed by chance."""
-        tile = upscaler.tile if self.tile is None else self.tile
+    def manner(self, upscaler: Upscaler, max_tile: int) -> Manner:
+        """Every setting decided, by *upscaler* where the request leaves it open, the seed by chance.
+
+        Raises InvalidField for a tile of more than *max_tile* pixels; the upscaler's own is made no larger.
+        """
+        if self.tile is not None and self.tile > max_tile:
+            raise InvalidField("tile", f"must be at most {max_tile}, the MAX_TILE of this service")
+        tile = min(upscaler.tile, max_tile) if self.tile is None else self.tile
         overlap = min(upscaler.overlap, tile // 2) if self.overlap is None else self.overlap
         return Manner(
             tile=tile,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from enlight_common.errors import ShuttingDown
+from enlight_common.errors import EnlightError, ShuttingDown
+from enlight_common.patience import InFlight, Patience, Turns
+from enlight_common.progress import Progresses
 from enlight_common.queue import Stop, WorkQueue
 
-from upsampler.enlarging import Engine, Enlarged, enlarge, tiles_of
-from upsampler.loading import LoadedEngines, ModelUnavailable
+from upsampler.encoding import Encoded
+from upsampler.enlarging import Enlarged, enlarge, work_of
+from upsampler.loading import LoadedEngines
 from upsampler.models import EngineName, Upscaler, resolve_upscaler
 from upsampler.request import Manner, UpscaleRequest
 from upsampler.settings import UpsamplerSettings
@@ -23,13 +27,37 @@ _LOAD_AGAIN_S = 15.0
 _LAST_STEP_S = 3.0
 
 
+#: Files that are written at once: each takes a core, and several times its picture in memory.
+_ENCODED_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A parsed request. *patience*: how long its client waits, the queue included."""
+
+    upscaler: Upscaler
+    request: UpscaleRequest
+    manner: Manner
+    patience: Patience
+
+
 class Service:
     """The parts behind the routes. ``start`` it once; ``drain`` it before the process leaves."""
 
     def __init__(self, settings: UpsamplerSettings) -> None:
         self.settings = settings
+        # A unit of work is a second by the engines' own estimates.
         self.queue = WorkQueue(settings.queue_length, what="pictures")
-        self.engines = LoadedEngines(self.queue, settings.device, settings.models_loaded)
+        self.engines = LoadedEngines(
+            self.queue,
+            settings.device,
+            settings.models_loaded,
+            hub_folder=settings.weights_dir.absolute() / "hub",
+            keep=settings.upscaler,
+        )
+        self.progresses = Progresses()
+        self.in_flight = InFlight()
+        self._encoding = Turns(_ENCODED_AT_ONCE)
         self.pictures = 0
         self._loaded = False
         self._not_ready = "the upscaler is being loaded"
@@ -46,7 +74,7 @@ class Service:
                 self.engines.get(self.upscaler("sd"), self._draining.is_set)
                 self._loaded = True
                 return
-            except ModelUnavailable as error:
+            except EnlightError as error:
                 self._not_ready = error.detail
             self._draining.wait(_LOAD_AGAIN_S)
 
@@ -72,24 +100,44 @@ class Service:
         default = self.settings.upscaler if engine == "sd" else self.settings.swin2sr
         return resolve_upscaler(name or default, self.settings.weights_dir)
 
-    def upscale(self, engine: Engine, request: UpscaleRequest, manner: Manner, stop: Stop) -> Enlarged:
+    def upscale(self, wish: Wish, request_id: str, stop: Stop) -> Enlarged:
         """Wait for the turn and enlarge.
 
         Raises:
+            ModelUnavailable: the model cannot be had now.
+            TimedOut: it would take, or took, longer than the client's patience.
             Overloaded: too many wait already.
+            OutOfMemory: there is too little memory for it.
             Canceled: *stop* said yes.
         """
-        steps = manner.steps * (2 if manner.guidance_scale > 1 else 1)
-        tiles = tiles_of(request.image.size, request.resolution, engine.factor, manner)
-        # Work is counted in 100,000 pixels and step, so that small and large tiles weigh what they take.
-        units = tiles * steps * manner.tile**2 / 1e5
-        enlarged = self.queue.run(
-            lambda stop: enlarge(engine, request.image, request.resolution, manner, stop),
-            units=units,
-            stop=stop,
-        )
+        image, resolution, manner = wish.request.image, wish.request.resolution, wish.manner
+        with self.progresses.follow(request_id) as told, wish.patience.limit(stop) as stop_or_late:
+            engine = self.engines.get(wish.upscaler, stop_or_late)
+            units = work_of(image.size, resolution, engine, manner)
+            estimate = units * engine.pace.seconds_per_unit
+            ahead = self.queue.seconds_ahead()
+            wish.patience.check(estimate, ahead)
+            told.tell(0.0, ahead + estimate)
+
+            def compute(stop: Stop) -> Enlarged:
+                told.begin(estimate)
+                done = 0.0
+
+                def advance(newly: float) -> None:
+                    nonlocal done
+                    done += newly
+                    told.tell(min(1.0, done / units), (units - done) * engine.pace.seconds_per_unit)
+
+                return enlarge(engine, image, resolution, manner, stop, advance)
+
+            enlarged = self.queue.run(compute, units=max(estimate, 0.01), stop=stop_or_late)
         self.pictures += 1
         return enlarged
+
+    def encoded(self, encode: Callable[[], Encoded], stop: Stop) -> Encoded:
+        """What *encode* makes; a few at once. Raises Canceled when *stop* said so first."""
+        with self._encoding.enter(stop):
+            return encode()
 
     def drain(self, grace_s: float) -> None:
         """Take no new work and give what is in flight *grace_s* seconds."""
@@ -97,11 +145,6 @@ class Service:
             return
         self._draining.set()
         log.info("draining", extra={"grace_s": grace_s})
-        self._wait_until_idle(grace_s)
-        self._stopping.set()
-        self._wait_until_idle(_LAST_STEP_S)
-
-    def _wait_until_idle(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self.queue.busy and time.monotonic() < deadline:
-            time.sleep(0.05)
+        if not self.in_flight.wait_for_none(grace_s):
+            self._stopping.set()
+            self.in_flight.wait_for_none(_LAST_STEP_S)

@@ -24,6 +24,8 @@ class UpsamplerSettings(Settings):
     swin2sr: str = Field(SWIN2SR, min_length=1, description="What the engine `swin2sr` runs")
     models_loaded: int = Field(2, ge=1, le=64, description="Models kept in memory at once")
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
+    max_tile: int = Field(512, ge=32, le=1024, description="Pixels of the picture that are enlarged at once")
+    patience_s: int = Field(900, ge=1, le=86_400, description="What would take longer is refused or stopped")
     #: Half of them at most wait for pictures; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
     queue_length: int = Field(16, ge=1, le=512, description="Pictures that may wait for their turn")

@@ -18,7 +18,7 @@ def list_models() -> Response:
     service = the_service()
     cutter = service.cutter
     loaded = cutter.sessions.loaded
-    runtime = cutter.sessions.runtime
+    runtime = cutter.sessions.runtime_of(service.settings.default_model)
     models = [
         OfferedModel(
             name=name,

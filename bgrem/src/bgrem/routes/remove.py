@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from dataclasses import replace
 
 from enlight_common.errors import EnlightError, InvalidField, ShuttingDown
-from enlight_common.images import ImageBounds, decode_base64_image, encode_image
-from enlight_common.queue import Canceled
+from enlight_common.images import (
+    ImageBounds,
+    decode_base64,
+    decode_base64_image,
+    encode_image,
+    inspect_image,
+)
+from enlight_common.queue import Canceled, Stop
 from enlight_common.web import documented, parse_body
 from flask import Blueprint, Response, jsonify
-from PIL import Image
 
+from bgrem.matting import MAX_MATTING_PIXELS
 from bgrem.request import CutOptions
 from bgrem.routes.context import the_service, watch_work
-from bgrem.schemas.remove import (
-    MAX_MATTING_PIXELS,
-    MAX_TIMES_PIXELS,
-    MAX_WEBP_SIDE,
-    RemoveAnswer,
-    RemoveBody,
-)
-from bgrem.service import Cutter, Service
+from bgrem.schemas.remove import MAX_TIMES_PIXELS, RemoveAnswer, RemoveBody
+from bgrem.service import Cutting
 
 blueprint = Blueprint("remove", __name__)
 #: At zlib's usual 6, packing a cut-out takes a fifth of what u2netp needs to find it.
@@ -53,24 +53,21 @@ def remove_opacity() -> Response:
 def _answer(*, transparent: bool) -> Response:
     service = the_service()
     service.check_open()
-    # Before the body is read: what waits here for its turn holds a thread and its text in memory.
-    with service.places.enter(service.inferences.seconds_per_unit):
-        body = parse_body(RemoveBody)
-        images = body.images
+    service.places.check_room()
+    # Outside of the places: whoever sends slowly holds one of the gate's, and none of these.
+    body = parse_body(RemoveBody)
+    with service.places.enter():
         cutter = service.cutter
-        bounds = ImageBounds(max_pixels=service.settings.max_pixels)
         stop = watch_work()
         try:
-            with service.places.work(stop):
-                options = body.cut_options(
-                    cutter.models,
-                    cutter.sessions.runtime,
-                    bounds,
-                    default_model=service.settings.default_model,
-                    transparent=transparent,
-                )
-                cutter.prepare(options)
-                outputs = _cut_all(service, cutter, images, options, body, bounds, stop)
+            options = body.cut_options(cutter.models, default_model=service.settings.default_model)
+            tried = cutter.prepare(options, stop)
+            with service.turn(options, stop):
+                bounds = ImageBounds(max_pixels=service.settings.max_pixels)
+                _check_sizes(body, options, bounds)
+                background = body.chosen_background(bounds, transparent=transparent)
+                cutting = Cutting(cutter.sessions, replace(options, background=background), tried, stop)
+                outputs = _cut_all(cutting, body, options, bounds, stop)
         except Canceled:
             if service.stopping:
                 raise ShuttingDown("the service is shutting down, the pictures were not finished") from None
@@ -80,41 +77,40 @@ def _answer(*, transparent: bool) -> Response:
         output_images=outputs if body.input_images is not None else None,
         format=body.format,
         model=options.model.name,
-        precision=options.precision,
-        runtime=cutter.sessions.runtime.name,
+        precision=cutting.precision,
+        runtime=cutter.sessions.runtime_of(options.model.name).name,
     )
     return jsonify(answer.model_dump(exclude_none=True))
 
 
+def _check_sizes(body: RemoveBody, options: CutOptions, bounds: ImageBounds) -> None:
+    """Raise InvalidField for what the headers say of the pictures, before anything is computed."""
+    pixels = 0
+    for field, text in body.images:
+        header = inspect_image(decode_base64(text, field, bounds.max_bytes), field, bounds)
+        own = header.width * header.height
+        pixels += own
+        if options.solves and own * options.model.masks > MAX_MATTING_PIXELS:
+            most = MAX_MATTING_PIXELS // options.model.masks
+            raise InvalidField(field, f"must have at most {most} pixels for alpha_matting")
+    most = MAX_TIMES_PIXELS * bounds.max_pixels
+    if options.solves:
+        most = MAX_MATTING_PIXELS // options.model.masks
+    if pixels > most:
+        reason = f"must have at most {most} pixels together"
+        raise InvalidField("input_images", reason + (" for alpha_matting" if options.solves else ""))
+
+
 def _cut_all(
-    service: Service,
-    cutter: Cutter,
-    images: list[tuple[str, str]],
-    options: CutOptions,
-    body: RemoveBody,
-    bounds: ImageBounds,
-    stop: Callable[[], bool],
+    cutting: Cutting, body: RemoveBody, options: CutOptions, bounds: ImageBounds, stop: Stop
 ) -> list[str]:
     """Each picture in base64. They are decoded one after the other, so that only one is in memory."""
     outputs = []
-    left = MAX_TIMES_PIXELS * bounds.max_pixels
-    for field, text in images:
+    for field, text in body.images:
         if stop():
             raise Canceled
         photo = decode_base64_image(text, field, bounds)
-        left -= photo.width * photo.height
-        if left < 0:
-            most = MAX_TIMES_PIXELS * bounds.max_pixels
-            raise InvalidField("input_images", f"must have at most {most} pixels together")
-        _check_size(photo, field, options, body.format)
-        cutout = cutter.cut(photo, options, stop)
-        data = encode_image(cutout, body.format, png_effort=_PNG_EFFORT)
+        options.check_sides(photo, field, body.format)
+        data = encode_image(cutting.cut(photo, field), body.format, png_effort=_PNG_EFFORT)
         outputs.append(base64.b64encode(data).decode("ascii"))
     return outputs
-
-
-def _check_size(photo: Image.Image, field: str, options: CutOptions, picture_format: str) -> None:
-    if options.matting is not None and photo.width * photo.height > MAX_MATTING_PIXELS:
-        raise InvalidField(field, f"must have at most {MAX_MATTING_PIXELS} pixels for alpha_matting")
-    if picture_format == "webp" and max(photo.size) > MAX_WEBP_SIDE:
-        raise InvalidField(field, f"must be at most {MAX_WEBP_SIDE} pixels wide and high for WebP")

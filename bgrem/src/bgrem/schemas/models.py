@@ -14,7 +14,7 @@ class OfferedModel(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every model, and what they run in."""
+    """Every model, and what the default one runs in."""
 
     default: str
     runtime: str

@@ -12,15 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bgrem.models import Models
 from bgrem.request import Background, CutOptions, Matting
-from bgrem.runtimes import Runtime
+from bgrem.runtimes import Wanted
 
 MAX_IMAGES = 16
 #: Pixels of all pictures of a request together are bounded by so many times the bound of one.
 MAX_TIMES_PIXELS = 2
-#: Matting solves for every pixel of the edge in double precision: 2 megapixels take a minute and 3 GB.
-MAX_MATTING_PIXELS = 2_000_000
-#: A picture may be 16,384 wide or high, a WebP one pixel less.
-MAX_WEBP_SIDE = 16_383
 
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _WHITE = (255, 255, 255)
@@ -44,13 +40,15 @@ class RemoveBody(BaseModel):
     background: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="`#rrggbb`, `transparent`, or a picture in base64, scaled and cropped to fill"
     )
-    alpha_matting: bool = Field(False, description="Solve for hair and fur; for pictures up to 2 megapixels")
+    alpha_matting: bool = Field(
+        False, description="Solve for hair and fur; of pictures up to 2 megapixels together"
+    )
     alpha_matting_foreground_threshold: Level = 240
     alpha_matting_background_threshold: Level = 10
     alpha_matting_erode_size: int = Field(10, ge=0, le=100, description="In pixels")
     only_mask: bool = Field(False, description="Answer with the mask, white where the subject is")
     post_process_mask: bool = Field(False, description="Smooth the mask and leave it black and white")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Wanted = Field(
         "auto", description="auto: the fastest of this machine that is right for the model"
     )
     format: Literal["png", "webp"] = "png"
@@ -66,10 +64,8 @@ class RemoveBody(BaseModel):
             raise InvalidField("input_image", "is required")
         return [("input_image", self.input_image)]
 
-    def cut_options(
-        self, models: Models, runtime: Runtime, bounds: ImageBounds, *, default_model: str, transparent: bool
-    ) -> CutOptions:
-        """The options behind the body. Raises InvalidField."""
+    def cut_options(self, models: Models, *, default_model: str) -> CutOptions:
+        """The options behind the body but its background, which may be a picture. Raises InvalidField."""
         matting = None
         if self.alpha_matting:
             if self.alpha_matting_background_threshold >= self.alpha_matting_foreground_threshold:
@@ -81,17 +77,16 @@ class RemoveBody(BaseModel):
                 self.alpha_matting_background_threshold,
                 self.alpha_matting_erode_size,
             )
-        model = models.named(self.model or default_model)
         return CutOptions(
-            model=model,
-            precision=runtime.precision(model.name, self.precision),
-            background=self._background(bounds, transparent),
+            model=models.named(self.model or default_model),
+            precision=self.precision,
             matting=matting,
             only_mask=self.only_mask,
             post_process_mask=self.post_process_mask,
         )
 
-    def _background(self, bounds: ImageBounds, transparent: bool) -> Background:
+    def chosen_background(self, bounds: ImageBounds, *, transparent: bool) -> Background:
+        """What the cut-outs are laid on. Raises InvalidField."""
         text = self.background
         if text is None:
             return None if transparent else _WHITE
@@ -112,5 +107,5 @@ class RemoveAnswer(BaseModel):
     output_images: list[str] | None = None
     format: str
     model: str
-    precision: str
+    precision: str = Field(description="The lowest that a mask was computed in")
     runtime: str

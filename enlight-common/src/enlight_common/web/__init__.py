@@ -1,10 +1,11 @@
 """The Flask side of every service. The only place in `enlight_common` that imports Flask."""
 
+from enlight_common.web.body_gate import BodyGate
 from enlight_common.web.factory import create_app
 from enlight_common.web.logs import current_request_id, current_traceparent, log_settings
 from enlight_common.web.metrics import registry_of
-from enlight_common.web.openapi import Problem, ServiceInfo, documented
-from enlight_common.web.parsing import Body, parse_body
+from enlight_common.web.openapi import Problem, ServiceInfo, documented, secured
+from enlight_common.web.parsing import Body, parse_body, parse_query
 from enlight_common.web.serving import become_gunicorn, gunicorn_settings
 from enlight_common.web.streams import (
     Event,
@@ -20,6 +21,7 @@ from enlight_common.web.streams import (
 
 __all__ = [
     "Body",
+    "BodyGate",
     "Event",
     "LongLived",
     "Problem",
@@ -35,9 +37,11 @@ __all__ = [
     "last_event_id",
     "log_settings",
     "parse_body",
+    "parse_query",
     "preferred_wait",
     "prefers_async",
     "registry_of",
+    "secured",
     "sse",
     "watch_client",
 ]

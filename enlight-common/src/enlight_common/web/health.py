@@ -6,17 +6,24 @@ from collections.abc import Callable
 
 from flask import Flask, Response, jsonify
 
-Ready = Callable[[], bool | str]
+from enlight_common.readiness import Readiness
+
+Ready = Callable[[], bool | str | Readiness]
 
 
 def install(app: Flask, ready: Ready) -> None:
-    """`ready` says True, or False or the reason why not ("loading the model")."""
+    """`ready` says True, or False or the reason why not ("loading the model"), or a Readiness."""
 
     def healthz() -> Response:
         return jsonify(status="ok")
 
     def readyz() -> tuple[Response, int]:
         state = ready()
+        if isinstance(state, Readiness):
+            words: dict[str, object] = {"status": "ready" if state.ready else "not ready"}
+            if not state.ready:
+                words["message"] = state.message or "starting"
+            return jsonify(**words, missing=list(state.missing)), 200 if state.ready else 503
         if state is True:
             return jsonify(status="ready"), 200
         return jsonify(status="not ready", message=state or "starting"), 503

@@ -20,6 +20,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import FileWrapper, get_input_stream
 
 from enlight_common.errors import (
+    Forbidden,
     InvalidField,
     InvalidRequest,
     LengthRequired,
@@ -47,15 +48,23 @@ def objects_blueprint(
     url_expires_s: int = 3600,
     max_object_bytes: int = 64 * 1024**3,
     name: str = "objects",
+    prefixes: tuple[str, ...] = ("",),
 ) -> Blueprint:
     """The routes for `store`, to be registered under the path of the signer's `base_url`.
 
     `authorize` raises Unauthorized or Forbidden unless the current request may do what it asks; it stands
     before every route but `bytes`, where the signature is the permission. With a folder store `signer` is
     the one that the store was opened with; clouds sign for themselves and need none. `url_expires_s` is how
-    long the URLs are valid, `max_object_bytes` bounds what may be put through `bytes`.
+    long the URLs are valid, `max_object_bytes` bounds what may be put through `bytes`. Keys that begin with
+    none of `prefixes` are refused with 403.
     """
     check_expiry(url_expires_s)
+
+    def permit(key: str) -> str:
+        if not key.startswith(prefixes):
+            raise Forbidden("objects under this key are not for you")
+        return key
+
     blueprint = Blueprint(name, __name__)
 
     @blueprint.post("/urls")
@@ -65,7 +74,7 @@ def objects_blueprint(
         authorize()
         asked = parse_body(UrlRequest)
         expires = datetime.datetime.fromtimestamp(int(time.time()) + url_expires_s, datetime.UTC)
-        url = store.signed_url(check_key(asked.key), asked.method, url_expires_s)
+        url = store.signed_url(permit(check_key(asked.key)), asked.method, url_expires_s)
         return _json(Grant(url=url, expires_at=expires.isoformat().replace("+00:00", "Z")))
 
     @blueprint.get("/objects")
@@ -74,7 +83,7 @@ def objects_blueprint(
         """Objects whose keys begin with `prefix` and sort behind `after`, at most `limit` of them."""
         authorize()
         limit = _limit(request.args.get("limit", str(MAX_PAGE)))
-        prefix = check_prefix(request.args.get("prefix", ""))
+        prefix = permit(check_prefix(request.args.get("prefix", "")))
         after = check_prefix(request.args.get("after", ""), "after")
         found = [_entry(info) for info in itertools.islice(store.list(prefix, after=after), limit + 1)]
         more = len(found) > limit
@@ -85,20 +94,29 @@ def objects_blueprint(
     def delete(key: str) -> tuple[str, int]:
         """Nothing happens when there is none."""
         authorize()
-        store.delete(key)
+        store.delete(permit(key))
         return "", 204
 
     @blueprint.get("/stat/<path:key>")
     @documented("Describe an object", answers={200: Entry}, tags=["objects"])
     def describe(key: str) -> Response:
         authorize()
-        info = store.stat(key)
+        info = store.stat(permit(key))
         if info is None:
             raise NoSuchObject("there is no object under this key")
         return _json(_entry(info))
 
     if isinstance(store, FolderStore) and signer is not None:
         _add_bytes(blueprint, store, signer, max_object_bytes)
+    return blueprint
+
+
+def signed_bytes_blueprint(
+    folder: FolderStore, signer: UrlSigner, *, max_object_bytes: int, name: str
+) -> Blueprint:
+    """The routes behind signed URLs alone, to be registered under the path of the signer's `base_url`."""
+    blueprint = Blueprint(name, __name__)
+    _add_bytes(blueprint, folder, signer, max_object_bytes)
     return blueprint
 
 

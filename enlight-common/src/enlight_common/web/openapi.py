@@ -20,6 +20,7 @@ Answer = type[BaseModel] | str | None
 View = TypeVar("View", bound=Callable[..., Any])
 
 _ATTRIBUTE = "enlight_operation"
+_SECURITY = "enlight_security"
 _EXTENSION = "enlight.openapi"
 _REFERENCE = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"<(?:(?P<converter>[a-z]+)(?:\([^)]*\))?:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)>")
@@ -37,6 +38,8 @@ class ServiceInfo:
     title: str
     version: str = "0.1.0"
     description: str = ""
+    #: OpenAPI's security schemes by the names that `secured` uses.
+    security_schemes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Problem(BaseModel):
@@ -63,6 +66,9 @@ class Operation:
     answers: Mapping[int, Answer] = field(default_factory=dict)
     tags: Sequence[str] = ()
     description: str = ""
+    query: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    other_bodies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def documented(
@@ -71,18 +77,38 @@ def documented(
     body: type[BaseModel] | None = None,
     answers: Mapping[int, Answer] | None = None,
     tags: Sequence[str] = (),
+    query: type[BaseModel] | None = None,
+    headers: Mapping[str, str] | None = None,
+    other_bodies: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[View], View]:
     """Put a view function into `/openapi.json`. Its docstring becomes the description.
 
-    `answers` without a 4xx are completed by the problem document as the default answer.
+    `answers` without a 4xx are completed by the problem document as the default answer. `query` is what
+    `parse_query` is given, `headers` are optional request headers with what each does, and `other_bodies`
+    the schemas of bodies that are taken instead of JSON, by media type.
     """
 
     def mark(view: View) -> View:
-        operation = Operation(summary, body, answers or {200: None}, tags, (view.__doc__ or "").strip())
+        operation = Operation(
+            summary,
+            body,
+            answers or {200: None},
+            tags,
+            (view.__doc__ or "").strip(),
+            query,
+            headers or {},
+            other_bodies or {},
+        )
         setattr(view, _ATTRIBUTE, operation)
         return view
 
     return mark
+
+
+def secured(view: View, *schemes: str) -> View:
+    """Note at a view function which of the security schemes it asks for."""
+    setattr(view, _SECURITY, schemes)
+    return view
 
 
 def document_of(app: Flask) -> dict[str, Any]:
@@ -106,14 +132,19 @@ def document_of(app: Flask) -> dict[str, Any]:
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             described = _describe(operation, references)
             described["operationId"] = f"{method.lower()}_{rule.endpoint.replace('.', '_')}"
-            if parameters:
-                described["parameters"] = parameters
+            if all_parameters := [*parameters, *_parameters(operation)]:
+                described["parameters"] = all_parameters
+            if schemes := getattr(app.view_functions[rule.endpoint], _SECURITY, ()):
+                described["security"] = [{scheme: []} for scheme in schemes]
             paths.setdefault(path, {})[method.lower()] = described
+    components: dict[str, Any] = {"schemas": definitions.get("$defs", {})}
+    if info.security_schemes:
+        components["securitySchemes"] = {name: dict(one) for name, one in info.security_schemes.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": info.title, "version": info.version, "description": info.description},
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {})},
+        "components": components,
     }
 
 
@@ -145,6 +176,22 @@ def _path(rule: Rule) -> tuple[str, list[dict[str, Any]]]:
     return _PARAMETER.sub(lambda match: "{" + match["name"] + "}", rule.rule), parameters
 
 
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in operation.headers.items()
+    ]
+    if operation.query is not None:
+        schema = operation.query.model_json_schema()
+        required = schema.get("required", [])
+        for name, one in schema.get("properties", {}).items():
+            described = {"name": name, "in": "query", "required": name in required, "schema": one}
+            if "description" in one:
+                described["description"] = one.pop("description")
+            found.append(described)
+    return found
+
+
 def _describe(operation: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
     problem = {
         "description": "What went wrong (RFC 9457)",
@@ -152,8 +199,10 @@ def _describe(operation: Operation, references: Mapping[Any, Any]) -> dict[str, 
     }
     answers: dict[str, Any] = {}
     for status, answer in operation.answers.items():
-        if answer is Problem:
-            answers[str(status)] = {**problem, "description": HTTPStatus(status).phrase}
+        if isinstance(answer, type) and issubclass(answer, Problem):
+            schema = references[(answer, "serialization")]
+            content = {"application/problem+json": {"schema": schema}}
+            answers[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
             continue
         described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if isinstance(answer, str):
@@ -169,7 +218,9 @@ def _describe(operation: Operation, references: Mapping[Any, Any]) -> dict[str, 
         result["tags"] = list(operation.tags)
     if operation.body is not None:
         schema = references[(operation.body, "validation")]
-        result["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        content = {"application/json": {"schema": schema}}
+        content |= {kind: {"schema": dict(other)} for kind, other in operation.other_bodies.items()}
+        result["requestBody"] = {"required": True, "content": content}
     return result
 
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from flask import current_app, request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,16 +15,22 @@ from werkzeug.wsgi import get_input_stream
 from enlight_common.errors import (
     InvalidField,
     InvalidRequest,
+    Overloaded,
     PayloadTooLarge,
     RequestTimedOut,
     UnsupportedMedia,
 )
+from enlight_common.web.body_gate import Arrival, BodyGate
 from enlight_common.web.loose_values import refuse_loose_numbers
 from enlight_common.web.strict_json import parse_object, printable_name
 
 _DISCARD_SECONDS = 5.0
 _MAX_ERRORS = 10
-_CHUNK = 256 * 1024
+#: Small, so that a body's pace is known while it arrives.
+_CHUNK = 16 * 1024
+
+#: Under this name an app's extensions hold its `BodyGate`.
+BODY_GATE = "enlight-body-gate"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,6 +52,14 @@ def parse_body(model: type[Model]) -> Model:
     return validate(model, parse_object(read_body()))
 
 
+def parse_query(model: type[Model]) -> Model:
+    """The current request's query, each parameter once, validated against `model`; raises InvalidField."""
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise InvalidField(printable_name(name), "must be given once")
+    return validate(model, request.args.to_dict())
+
+
 def validate(model: type[Model], value: dict[str, Any]) -> Model:
     """Validate an object that `parse_object` gave; errors as `parse_body`."""
     refuse_loose_numbers(model, value)
@@ -62,73 +76,86 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
 
 
 def read_body() -> bytes:
-    """The current request's body, within the `max_body_bytes` and `body_seconds` of the app."""
+    """The current request's body, within the `max_body_bytes`, `body_seconds` and `body_gate` of the app."""
     limit: int = current_app.config["MAX_CONTENT_LENGTH"]
     seconds: float = current_app.config["BODY_SECONDS"]
     stream = get_input_stream(request.environ)
-    too_slow = RequestTimedOut(f"the body must arrive within {seconds:g} seconds")
-    with _deadline(seconds) as expired:
+    if (request.content_length or 0) > limit:
+        _refuse_too_long(stream, limit)
+    with _arrival() as arrival, _deadline(arrival, seconds):
+        too_slow = RequestTimedOut(
+            f"the body must arrive within {seconds:g} seconds, faster while others wait"
+        )
         try:
-            body = _read_up_to(stream, limit)
+            body = _read_up_to(stream, limit, arrival)
         except PayloadTooLarge:
             raise
         except Exception as error:  # broken chunks and connections, each with gunicorn's own class
             # The socket's own timeout, not one byte for long, is one of these two.
-            if expired.is_set() or isinstance(error, (BlockingIOError, TimeoutError)):
+            if arrival.given_up.is_set() or isinstance(error, (BlockingIOError, TimeoutError)):
                 raise too_slow from error
             raise InvalidRequest("the body could not be read") from error
-    if expired.is_set():
-        raise too_slow
+        if arrival.given_up.is_set():
+            raise too_slow
     if len(body) < (request.content_length or 0):
         raise InvalidRequest("the body ended before its length")
     return body
 
 
-def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
+def _read_up_to(stream: IO[bytes], limit: int, arrival: Arrival) -> bytes:
     chunks: list[bytes] = []
-    length = request.content_length or 0
-    received = 0
     # A chunked body has no length to look at before it is read.
-    while length <= limit and received <= limit and (chunk := stream.read(_CHUNK)):
-        received += len(chunk)
+    while arrival.received <= limit and (chunk := stream.read(_CHUNK)):
+        arrival.received += len(chunk)
         chunks.append(chunk)
-    if length <= limit and received <= limit:
-        return b"".join(chunks)
-    chunks.clear()
-    _discard(stream, limit)
-    raise PayloadTooLarge(f"the body must be at most {limit} bytes")
+    if arrival.received > limit:
+        chunks.clear()
+        _discard(stream, limit, arrival)
+        raise _too_large(limit)
+    return b"".join(chunks)
 
 
-def _discard(stream: IO[bytes], limit: int) -> None:
+def _refuse_too_long(stream: IO[bytes], limit: int) -> NoReturn:
+    # Where the gate is full the client gets its answer, or a reset, without having been listened to.
+    with contextlib.suppress(Overloaded), _arrival(patience_s=0.0) as arrival:
+        _discard(stream, limit, arrival)
+    raise _too_large(limit)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body must be at most {limit} bytes")
+
+
+def _discard(stream: IO[bytes], limit: int, arrival: Arrival) -> None:
     """Take in more of a body that is too long: most clients read no answer before they have sent it all."""
-    with contextlib.suppress(Exception), _deadline(_DISCARD_SECONDS):
+    with contextlib.suppress(Exception), _deadline(arrival, _DISCARD_SECONDS):
         for _ in range(0, 2 * limit, _CHUNK):
-            if not stream.read(_CHUNK):
+            chunk = stream.read(_CHUNK)
+            arrival.received += len(chunk)
+            if not chunk:
                 return
 
 
+def _arrival(**patience: float) -> contextlib.AbstractContextManager[Arrival]:
+    """The current request's body as one that arrives, through the gate where the app has one."""
+    client = request.environ.get("gunicorn.socket")
+    if not isinstance(client, socket.socket):
+        client = None
+    gate: BodyGate | None = current_app.extensions.get(BODY_GATE)
+    return contextlib.nullcontext(Arrival(client)) if gate is None else gate.enter(client, **patience)
+
+
 @contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[threading.Event]:
-    """Stop a read on the client's socket after `seconds`: the reader then sees the end of the stream.
+def _deadline(arrival: Arrival, seconds: float) -> Iterator[None]:
+    """Give a body up after `seconds`.
 
     A timeout on the socket would bound each read, and a byte at a time would still hold the thread for hours.
     """
-    expired = threading.Event()
-    client = request.environ.get("gunicorn.socket")
-    if not isinstance(client, socket.socket):
-        yield expired
-        return
-
-    def stop_reading() -> None:
-        expired.set()
-        with contextlib.suppress(OSError):
-            client.shutdown(socket.SHUT_RD)
-
-    timer = threading.Timer(seconds, stop_reading)
+    timer = threading.Timer(seconds, arrival.give_up)
     timer.daemon = True
     timer.start()
     try:
-        yield expired
+        yield
     finally:
         timer.cancel()
 

@@ -54,7 +54,8 @@ class Catalog:
         self._folder = folder
         self._fetching = fetching
         self._failed_at: dict[str, float] = {}
-        self._lock = threading.Lock()
+        # Of each its own: a download of one holds up nobody who asks for another.
+        self._locks = {name: threading.Lock() for name in UPSCALERS}
 
     def files(self) -> list[ModelFile]:
         """What is in the folder, by name; files with names that cannot be asked for are left out."""
@@ -101,7 +102,9 @@ class Catalog:
         return here[name]
 
     def _fetch(self, weight: Weight, field: str, reason: str) -> None:
-        with self._lock:
+        with self._locks[weight.name]:
+            if (self._folder / weight.file).is_file():
+                return
             failed_at = self._failed_at.get(weight.name)
             if failed_at is None or time.monotonic() - failed_at > _FETCH_AGAIN_S:
                 try:

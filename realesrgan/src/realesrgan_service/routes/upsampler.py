@@ -6,17 +6,19 @@ import base64
 import json
 import socket
 
-from enlight_common.errors import EnlightError, InvalidField, NotFound, ShuttingDown
-from enlight_common.ids import is_request_id
-from enlight_common.images import encode_image
-from enlight_common.queue import Canceled
+from enlight_common.errors import EnlightError, InvalidField, ShuttingDown
+from enlight_common.images import MAX_SIDES
+from enlight_common.patience import Patience
+from enlight_common.queue import Canceled, Stop
 from enlight_common.web import current_request_id, documented, parse_body, preferred_wait
+from enlight_common.web.progress import Progress, answer_progress
 from flask import Blueprint, Response, jsonify
 
 from realesrgan_service.models.published import GENERAL
 from realesrgan_service.routes.context import context, watch_work
-from realesrgan_service.schemas.upsampler import Failure, Greeting, Progress, UpscaleAnswer, UpscaleBody
-from realesrgan_service.service import Enlarged, Wish
+from realesrgan_service.schemas.upsampler import Failure, Greeting, UpscaleAnswer, UpscaleBody
+from realesrgan_service.service import Wish
+from realesrgan_service.settings import ServiceSettings
 from realesrgan_service.upscaling.tiles import LEAST_TILE
 
 blueprint = Blueprint("upsampler", __name__)
@@ -50,49 +52,42 @@ def upscale() -> Response:
     """
     here = context()
     here.service.check_open()
-    # Before the body is read: what waits here for its turn holds a thread and its picture in memory.
+    # Whether there is a place at all, before the body is read: that takes none, as its client may be slow.
     with here.places.enter("upscaling"):
-        body = parse_body(UpscaleBody)
-        _check(body, here.service.settings.max_resolution)
-        model = here.service.catalog.find(body.model_name)
-        with here.decoding:
-            image = body.picture()
-        asked = preferred_wait()
-        patience = float(here.service.settings.patience_s)
-        wish = Wish(
-            image=image,
-            model=model,
-            out_resolution=body.out_resolution,
-            tile=body.tile,
-            denoise_strength=body.denoise_strength,
-            face_enhance=body.face_enhance,
-            patience_s=patience if asked is None else min(asked, patience),
+        pass
+    body = parse_body(UpscaleBody)
+    _check(body, here.service.settings)
+    with here.places.enter("upscaling"), here.service.in_flight.one():
+        here.service.check_open()
+        return jsonify(_answered(body, watch_work()).model_dump())
+
+
+def _check(body: UpscaleBody, settings: ServiceSettings) -> None:
+    if body.out_resolution > settings.max_resolution:
+        raise InvalidField("out_resolution", f"must be at most {settings.max_resolution}")
+    if body.out_resolution > MAX_SIDES[body.format]:
+        raise InvalidField(
+            "out_resolution", f"must be at most {MAX_SIDES[body.format]} for a file of this format"
         )
-        notes = []
-        if body.denoise_strength is not None and model.name != GENERAL:
-            notes.append(f"denoise_strength has no effect on this model; it is for {GENERAL}")
-        return jsonify(_answer(body, wish, _enlarged(wish), notes).model_dump())
-
-
-def _check(body: UpscaleBody, max_resolution: int) -> None:
-    if body.out_resolution > max_resolution:
-        raise InvalidField("out_resolution", f"must be at most {max_resolution}")
     if 0 < body.tile < LEAST_TILE:
         raise InvalidField("tile", f"must be 0 or at least {LEAST_TILE}")
+    if body.tile > settings.tile:
+        raise InvalidField("tile", f"must be at most {settings.tile}, the TILE of this service")
 
 
-def _enlarged(wish: Wish) -> Enlarged:
+def _answered(body: UpscaleBody, stop: Stop) -> UpscaleAnswer:
     service = context().service
     try:
-        return service.upscale(wish, current_request_id() or "", watch_work())
+        wish = _wish(body)
+        enlarged = service.upscale(wish, current_request_id() or "", stop)
+        data = service.encoded(enlarged.image, body.format, stop)
     except Canceled:
         if service.stopping:
             raise ShuttingDown("the service is shutting down, the picture was not finished") from None
         raise ClientLeft("the client closed its connection") from None
-
-
-def _answer(body: UpscaleBody, wish: Wish, enlarged: Enlarged, notes: list[str]) -> UpscaleAnswer:
-    data = encode_image(enlarged.image, body.format)
+    notes = []
+    if body.denoise_strength is not None and wish.model.name != GENERAL:
+        notes.append(f"denoise_strength has no effect on this model; it is for {GENERAL}")
     return UpscaleAnswer(
         image=base64.b64encode(data).decode("ascii"),
         format=body.format,
@@ -108,20 +103,29 @@ def _answer(body: UpscaleBody, wish: Wish, enlarged: Enlarged, notes: list[str])
     )
 
 
+def _wish(body: UpscaleBody) -> Wish:
+    here, asked = context(), preferred_wait()
+    allowed = float(here.service.settings.patience_s)
+    patience = Patience(allowed if asked is None else min(asked, allowed))
+    model = here.service.catalog.find(body.model_name)
+    with here.decoding:
+        image = body.picture()
+    return Wish(
+        image=image,
+        model=model,
+        out_resolution=body.out_resolution,
+        tile=body.tile,
+        denoise_strength=body.denoise_strength,
+        face_enhance=body.face_enhance,
+        patience=patience,
+    )
+
+
 @blueprint.get("/progress/<request_id>")
 @documented("How far a picture is", answers={200: Progress}, tags=["upsampler"])
 def progress(request_id: str) -> Response:
     """Tells of the picture whose request had this `X-Request-Id`; 404 before it came and when it is done."""
-    told = context().service.progress(request_id) if is_request_id(request_id) else None
-    if told is None:
-        raise NotFound("no picture of such a request is being enlarged")
-    answer = Progress(
-        request_id=request_id,
-        state="upscaling" if told.running else "waiting",
-        done=round(told.done, 4),
-        seconds_left=round(told.seconds_left, 1),
-    )
-    return jsonify(answer.model_dump())
+    return answer_progress(context().service.progresses, request_id)
 
 
 @blueprint.after_request

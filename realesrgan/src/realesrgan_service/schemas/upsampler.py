@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from enlight_common.images import ImageBounds, decode_base64_image
+from enlight_common.images import ImageBounds, OutputFormat, decode_base64_image
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,9 +42,9 @@ class UpscaleBody(BaseModel):
         0,
         ge=0,
         le=MAX_TILE,
-        description=f"Side of a tile in pixels of the network's input, {LEAST_TILE} or more; 0: what is best",
+        description=f"Side of a tile in pixels of the network's input, from {LEAST_TILE} to TILE; 0: TILE",
     )
-    format: Literal["png", "jpeg", "webp"] = "png"
+    format: OutputFormat = "png"
 
     def picture(self) -> Image.Image:
         """The picture: RGB, or RGBA where anything of it is transparent. Raises InvalidField."""
@@ -87,15 +87,6 @@ class Greeting(BaseModel):
 
     message: str
     hostname: str
-
-
-class Progress(BaseModel):
-    """How far the picture of a request is."""
-
-    request_id: str
-    state: Literal["waiting", "upscaling"]
-    done: float = Field(description="Share of the work, 0 to 1")
-    seconds_left: float = Field(description="Estimated")
 
 
 class ListedModel(BaseModel):

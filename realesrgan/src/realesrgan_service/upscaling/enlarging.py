@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from enlight_common.errors import InternalError, TimedOut
+from enlight_common.errors import OutOfMemory
 from enlight_common.queue import Canceled
 from PIL import Image
 
 from realesrgan_service.upscaling.network import Network, Stop
-from realesrgan_service.upscaling.picture import Canvas, add, to_canvas, to_image, window_of
-from realesrgan_service.upscaling.plan import Plan
+from realesrgan_service.upscaling.picture import Canvas, add, bled, to_canvas, to_image, window_of
+from realesrgan_service.upscaling.plan import Plan, Size
 from realesrgan_service.upscaling.tiles import FloatArray, Tile, tiles_of
 
 log = logging.getLogger(__name__)
@@ -44,58 +44,48 @@ class Work:
 def work_of(plan: Plan, network: Network, tile: int) -> Work:
     """The work of *plan* in tiles of *tile* pixels of the network's input."""
     if not network.tileable:
-        tile = max((max(size) for size in plan.inputs), default=tile)
-    tiles = (tuple(tiles_of(*size, tile, network.margin)) for size in plan.inputs)
+        tile = max((max(each.size) for each in plan.passes), default=tile)
+    tiles = (tuple(tiles_of(*each.size, tile, network.margin)) for each in plan.passes)
     return Work(plan, tuple(tiles), tile)
 
 
-def enlarge(
-    image: Image.Image, network: Network, work: Work, *, stop: Stop, report: Report, deadline: float
-) -> Image.Image:
+def enlarge(image: Image.Image, network: Network, work: Work, *, stop: Stop, report: Report) -> Image.Image:
     """*image* enlarged, RGB or, where it has an alpha channel, RGBA.
 
-    *report* is told the share that is done and the seconds that are left, after each tile. *deadline* is
-    of `time.monotonic`.
+    *report* is told the share that is done and the seconds that are left, after each tile.
 
     Raises:
         Canceled: *stop* said so.
-        TimedOut: the deadline came first.
+        OutOfMemory: the tiles are too large for the device.
     """
-    late = False
-
-    def stop_or_late() -> bool:
-        nonlocal late
-        late = late or time.monotonic() > deadline
-        return late or stop()
-
-    try:
-        enlarged = _passes(image, network, work, stop_or_late, report)
-    except Canceled:
-        if late:
-            raise TimedOut("the picture was not finished within the time allowed for it") from None
-        raise
-    if enlarged.size != work.plan.size:
-        enlarged = enlarged.resize(work.plan.size, Image.Resampling.LANCZOS)
+    size = work.plan.size
+    if work.plan.passes:
+        enlarged = to_image(_passes(image, network, work, stop, report), size)
+    else:
+        enlarged = _reduced(image, size)
     if "A" in image.getbands():
         # What is transparent has sharp edges in no network's training; a resampling keeps them.
-        alpha = image.getchannel("A").resize(work.plan.size, Image.Resampling.LANCZOS)
-        enlarged.putalpha(alpha)
+        enlarged.putalpha(image.getchannel("A").resize(size, Image.Resampling.LANCZOS))
     return enlarged
 
 
-def _passes(image: Image.Image, network: Network, work: Work, stop: Stop, report: Report) -> Image.Image:
-    if not work.tiles:
-        return image.convert("RGB")
+def _reduced(image: Image.Image, size: Size) -> Image.Image:
+    opaque = bled(image) if "A" in image.getbands() else image
+    return opaque.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _passes(image: Image.Image, network: Network, work: Work, stop: Stop, report: Report) -> Canvas:
     canvas = to_canvas(image, network.channels)
     done, logged_at = 0, time.monotonic()
-    for tiles in work.tiles:
-        _, height, width = canvas.shape
-        larger = np.zeros((network.channels, height * network.scale, width * network.scale), np.uint16)
+    for each, tiles in zip(work.plan.passes, work.tiles, strict=True):
+        canvas = _resampled(canvas, each.size)
+        width, height = each.size
+        larger = np.zeros((network.channels, height * each.kept, width * each.kept), np.uint16)
         for tile in tiles:
             if stop():
                 raise Canceled
             started = time.monotonic()
-            add(larger, tile, _run(network, canvas, tile, stop), network.scale)
+            add(larger, tile, _run(network, canvas, tile, stop), each.kept)
             done += tile.pixels
             _learn_pace(network, (time.monotonic() - started) / tile.pixels)
             left = (work.pixels - done) * network.seconds_per_pixel
@@ -106,7 +96,12 @@ def _passes(image: Image.Image, network: Network, work: Work, stop: Stop, report
                     "upscaling", extra={"done": round(done / work.pixels, 3), "seconds_left": round(left)}
                 )
         canvas = larger
-    return to_image(canvas)
+    return canvas
+
+
+def _resampled(canvas: Canvas, size: Size) -> Canvas:
+    channels, height, width = canvas.shape
+    return canvas if (width, height) == size else to_canvas(to_image(canvas, size), channels)
 
 
 def _learn_pace(network: Network, seconds_per_pixel: float) -> None:
@@ -118,4 +113,4 @@ def _run(network: Network, canvas: Canvas, tile: Tile, stop: Stop) -> FloatArray
         return network(window_of(canvas, tile), stop)
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise InternalError("the GPU's memory is too small for the tiles; ask for a smaller tile") from error
+        raise OutOfMemory("the GPU's memory is too small for the tiles; ask for a smaller tile") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -50,29 +51,50 @@ TEMPLATE: Points = np.array(
 
 
 class Faces:
-    """Finds and restores faces. Used from one thread."""
+    """Finds and restores faces. `fetch` may be called from any thread, the rest from one."""
 
     def __init__(self, weights_dir: Path, device: str, *, fetching: bool) -> None:
         self._folder = weights_dir
         self._device = device
         self._fetching = fetching
+        self._lock = threading.Lock()
         self._restorer: TorchPart | None = None
         self._failed_at = -_FETCH_AGAIN_S
 
-    def prepare(self) -> None:
-        """Have everything in memory.
+    def fetch(self) -> None:
+        """Have the weights in their folder.
 
         Raises:
-            InvalidField: the weights are not here and could not be fetched, or OpenCV is not installed.
+            InvalidField: they are not and could not be fetched, or OpenCV is not installed.
         """
-        if importlib.util.find_spec("cv2") is None:
+        if not _opencv_is_here():
             raise InvalidField(
                 _FIELD,
                 "needs OpenCV to find faces, which is not installed here, and the weights "
                 f"{FACE_RESTORER.file} and {FACE_DETECTOR.file}",
             )
         for weight in (FACE_RESTORER, FACE_DETECTOR):
-            self._have(weight)
+            if not (self._folder / weight.file).is_file():
+                self._fetch(weight)
+
+    def _fetch(self, weight: Weight) -> None:
+        reason = f"needs the weights {weight.file}, which are not in the folder of weights"
+        if not self._fetching:
+            raise InvalidField(_FIELD, reason)
+        with self._lock:
+            if (self._folder / weight.file).is_file():
+                return
+            if time.monotonic() - self._failed_at > _FETCH_AGAIN_S:
+                try:
+                    fetch(weight, self._folder, deadline_s=_FETCH_S)
+                    return
+                except (EnlightError, OSError) as error:
+                    log.warning("%s could not be fetched: %s", weight.name, error)
+                    self._failed_at = time.monotonic()
+        raise InvalidField(_FIELD, f"{reason} and could not be fetched")
+
+    def load(self) -> None:
+        """Have the restorer in memory, once `fetch` was done. Raises InvalidField where it is another's."""
         if self._restorer is None:
             model = ModelLoader("cpu").load_from_state_dict(
                 read_weights(self._folder / FACE_RESTORER.file, _FIELD)
@@ -81,19 +103,6 @@ class Faces:
                 raise InvalidField(_FIELD, f"needs {FACE_RESTORER.file} to be GFPGAN's weights")
             module = _Restorer(model)
             self._restorer = TorchPart(module, torch.device(self._device), torch.float32, half_weights=False)
-
-    def _have(self, weight: Weight) -> None:
-        if (self._folder / weight.file).is_file():
-            return
-        reason = f"needs the weights {weight.file}, which are not in the folder of weights"
-        if self._fetching and time.monotonic() - self._failed_at > _FETCH_AGAIN_S:
-            try:
-                fetch(weight, self._folder, deadline_s=_FETCH_S)
-                return
-            except (EnlightError, OSError) as error:
-                log.warning("%s could not be fetched: %s", weight.name, error)
-                self._failed_at = time.monotonic()
-        raise InvalidField(_FIELD, f"{reason} and could not be fetched" if self._fetching else reason)
 
     def enhance(self, source: Image.Image, enlarged: Image.Image, stop: Stop) -> int:
         """Restore the faces of *source* in *enlarged*, the same picture larger; how many there were."""
@@ -123,6 +132,10 @@ class Faces:
         rows: list[Any] = [] if found is None else list(found[:_MOST_FACES])
         # Each row: the box, five points as x and y (the eye on the left of the picture first), the score.
         return [np.asarray(row[4:14], np.float64).reshape(5, 2) / shrink for row in rows]
+
+
+def _opencv_is_here() -> bool:
+    return importlib.util.find_spec("cv2") is not None
 
 
 class _Restorer(torch.nn.Module):

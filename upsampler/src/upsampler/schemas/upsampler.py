@@ -18,7 +18,7 @@ MAX_STEPS = 150
 MAX_NOISE_LEVEL = 350
 MAX_MODEL_NAME = 128
 
-#: Pictures of the largest resolution and more are reduced: 16 megapixels are plenty, and 48 MB once decoded.
+#: Pictures of the largest resolution and more are reduced: 16 megapixels are plenty, and 64 MB once decoded.
 IMAGE_BOUNDS = ImageBounds(max_pixels=16_000_000)
 
 #: What only the engine `sd` has a use for. A prompt is taken along, for the clients that always send one.
@@ -45,7 +45,11 @@ class UpscaleBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
-    image: str = Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})
+    image: str = Field(
+        min_length=1,
+        description="An image file in base64, upright as its EXIF data says, transparency laid on white",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
     prompt: Prompt = Field("", description="What the picture shows; used by the engine `sd`")
     resolution: Annotated[int, AfterValidator(_offered)] = Field(
         1024, description="Pixels of the longer side", json_schema_extra={"enum": list(RESOLUTIONS)}
@@ -61,7 +65,10 @@ class UpscaleBody(BaseModel):
     guidance_scale: float | None = Field(None, ge=0, le=30)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     tile: int | None = Field(
-        None, ge=32, le=1024, description="Pixels of the picture that are enlarged at once, in each direction"
+        None,
+        ge=32,
+        le=1024,
+        description="Pixels of the picture that are enlarged at once, in each direction, MAX_TILE at most",
     )
     tile_overlap: int | None = Field(None, ge=0, le=512, description="Half a tile at most")
     format: OutputFormat = "png"
@@ -86,7 +93,7 @@ class UpscaleBody(BaseModel):
         """The request behind the body, its image decoded. Raises InvalidField."""
         self.check_together()
         image = decode_base64_image(self.image, "image", IMAGE_BOUNDS)
-        # No picture is enlarged to more than this; while it waits it takes no more than 12 MB.
+        # No picture is enlarged to more than this; while it waits it takes 16 MB at most, 4 bytes a pixel.
         image.thumbnail((self.resolution, self.resolution), Image.Resampling.LANCZOS)
         return UpscaleRequest(
             image=image,

@@ -1,4 +1,4 @@
-"""How far each picture is, for clients that ask while another connection of theirs waits for it."""
+"""How far each piece of work is, for clients that ask while another connection of theirs waits for it."""
 
 from __future__ import annotations
 
