@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts one dreambooth-api per GPU (one on the CPU where there is none) and nginx in front of them.
+# Starts one dreambooth-api per GPU (one on the CPU where there is none) and nginx in front of them; with MAIN_API_URL
+# also a worker beside each, which takes jobs from there.
 # What runs already is left alone, so that starting again is harmless and starts what is missing.
 # Ends when all are ready, or with an error, what this call started stopped again, when they are not in time.
 set -euo pipefail
@@ -10,6 +11,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
 source "$MANAGE_DIR/lib/processes.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
 source "$MANAGE_DIR/lib/runtime_process.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/workers.sh
+source "$MANAGE_DIR/lib/workers.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/nginx_instances.sh
 source "$MANAGE_DIR/lib/nginx_instances.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/nginx.sh
@@ -26,6 +29,7 @@ main() {
     exit 0
   fi
   check_settings
+  check_worker_settings
   find_nginx
   prepare_data_dir
   take_lock
@@ -55,9 +59,13 @@ refuse_other_plan() {
     read -r name _ port _ <<<"$entry"
     ports[$name]=$port
     WANTED+=("$name")
+    if wants_workers; then
+      WANTED+=("$(worker_of "$name")")
+    fi
   done
   WANTED+=(nginx)
   while read -r name; do
+    is_worker "$name" && continue # it is where its instance is
     if is_running "$name" && [[ ${ports[$name]:-} != "$RECORD_PORT" ]]; then
       fail "$name runs on port $RECORD_PORT, which is not what these settings (INSTANCES, BASE_PORT, PORT, DEVICE) ask for: run service_stop.sh first"
     fi
@@ -108,6 +116,9 @@ start_missing() {
       STARTED+=("$name")
       start_instance "$name" "$host" "$port" "$device"
     fi
+    if wants_workers; then
+      start_missing_worker "$name" "$host" "$port" "$device"
+    fi
   done
   if is_running nginx; then
     say "nginx is already running (pid $RECORD_PID)"
@@ -116,6 +127,18 @@ start_missing() {
     STARTED+=(nginx)
   fi
   start_nginx
+}
+
+start_missing_worker() {
+  local worker
+  worker=$(worker_of "$1")
+  if is_running "$worker"; then
+    say "$worker is already running (pid $RECORD_PID)"
+    return
+  fi
+  say "starting $worker"
+  STARTED+=("$worker")
+  start_worker "$@"
 }
 
 wait_until_ready() {
@@ -149,15 +172,22 @@ not_ready() {
 
 stop_what_was_started() {
   local name
-  local -a instances=()
+  local -a workers=() instances=()
   if [[ -n $FINISHED ]] || ((${#STARTED[@]} == 0)); then
     return
   fi
   trap - EXIT
   say "stopping what was started: ${STARTED[*]}" >&2
   for name in "${STARTED[@]}"; do
-    [[ $name == nginx ]] || instances+=("$name")
+    if is_worker "$name"; then
+      workers+=("$name")
+    elif [[ $name != nginx ]]; then
+      instances+=("$name")
+    fi
   done
+  if ((${#workers[@]})); then
+    stop_workers "${workers[@]}"
+  fi
   if ((${#instances[@]})); then
     stop_instances "${instances[@]}"
   fi

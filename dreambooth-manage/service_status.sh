@@ -8,6 +8,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
 source "$MANAGE_DIR/lib/processes.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
 source "$MANAGE_DIR/lib/runtime_process.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/workers.sh
+source "$MANAGE_DIR/lib/workers.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/nginx.sh
 source "$MANAGE_DIR/lib/nginx.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/report.sh
@@ -20,7 +22,7 @@ main() {
     exit 0
   fi
   check_settings
-  if [[ ! -d $DATA_DIR/pids ]]; then
+  if [[ ! -d $DATA_DIR/$RECORDS ]]; then
     say "nothing is running"
     exit 3
   fi

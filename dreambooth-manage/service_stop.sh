@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops nginx and all instances: no new requests, the GRACE_S of their start for those in flight, then the rest is killed.
+# Stops nginx, all workers and instances: no new requests, the GRACE_S of their start for those in flight, then the rest is killed.
 # A training in progress is checkpointed; the same request goes on with it later. Harmless when nothing runs.
 set -euo pipefail
 
@@ -9,6 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
 source "$MANAGE_DIR/lib/processes.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
 source "$MANAGE_DIR/lib/runtime_process.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/workers.sh
+source "$MANAGE_DIR/lib/workers.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/nginx.sh
 source "$MANAGE_DIR/lib/nginx.sh"
 
@@ -32,10 +34,17 @@ main() {
   if is_running nginx; then
     kill -s QUIT "$RECORD_PID" 2>/dev/null || true
   fi
-  local -a instances=()
+  local -a workers=() instances=()
   for name in "${names[@]}"; do
-    [[ $name == nginx ]] || instances+=("$name")
+    if is_worker "$name"; then
+      workers+=("$name")
+    elif [[ $name != nginx ]]; then
+      instances+=("$name")
+    fi
   done
+  if ((${#workers[@]})); then
+    stop_workers "${workers[@]}"
+  fi
   if ((${#instances[@]})); then
     stop_instances "${instances[@]}"
   fi

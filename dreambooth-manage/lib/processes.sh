@@ -2,13 +2,13 @@
 # shellcheck disable=SC2034  # what read_record sets is read by those who source this file
 # Processes that outlive the script which started them. Sourced after settings.sh.
 #
-# Each is the leader of a session of its own, and has a file DATA_DIR/pids/<name>.pid with one line:
+# Each is the leader of a session of its own, and has a file DATA_DIR/$RECORDS/<name>.pid with one line:
 #     <pid> <start time> <host> <port> <device> <grace> <settings>
 # It is stopped with the grace in seconds that it was started with; the settings are a checksum of the others.
 # The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later.
 
 pid_file() {
-  printf '%s/pids/%s.pid' "$DATA_DIR" "$1"
+  printf '%s/%s/%s.pid' "$DATA_DIR" "$RECORDS" "$1"
 }
 
 # Reads /proc/<pid>/stat into STAT_STATE, STAT_SESSION and STAT_STARTED; fails when there is no such process.
@@ -28,7 +28,7 @@ is_alive() {
 # Names of everything that has a pid file, sorted.
 recorded_names() {
   local file
-  for file in "$DATA_DIR"/pids/*.pid; do
+  for file in "$DATA_DIR/$RECORDS"/*.pid; do
     [[ -e $file ]] && basename "$file" .pid
   done
   return 0
@@ -68,8 +68,12 @@ session_pids() {
 
 # start_detached NAME HOST PORT DEVICE SETTINGS LOG COMMAND…  starts the command as the leader of a new session and records it.
 start_detached() {
-  local name=$1 host=$2 port=$3 device=$4 settings=$5 log=$6 pid
+  local name=$1 host=$2 port=$3 device=$4 settings=$5 log=$6 pid traps interrupted=''
   shift 6
+  # A signal between the start and the record would leave a process that nobody knows of: it is followed afterwards.
+  traps=$(trap -p INT TERM)
+  trap 'interrupted=INT' INT
+  trap 'interrupted=TERM' TERM
   # In the background of a script a process leads no group, so setsid keeps the number.
   setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
   pid=$!
@@ -77,6 +81,11 @@ start_detached() {
   read_stat "$pid" || true
   printf '%s %s %s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" "$GRACE_S" "$settings" \
     >"$(pid_file "$name")"
+  trap - INT TERM
+  eval "$traps"
+  if [[ -n $interrupted ]]; then
+    kill -s "$interrupted" $$
+  fi
 }
 
 # stop_recorded SIGNAL SECONDS NAME…  asks the leaders, waits so long, then kills what is left of their sessions.
@@ -99,6 +108,18 @@ stop_recorded() {
     kill_session "$name"
     rm -f "$(pid_file "$name")"
   done
+}
+
+# stop_gracefully SECONDS NAME…  TERM, and the longest grace that any was started with, and so many seconds more
+stop_gracefully() {
+  local more=$1 name grace=$GRACE_S
+  shift
+  for name in "$@"; do
+    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
+      grace=$RECORD_GRACE
+    fi
+  done
+  stop_recorded TERM $((grace + more)) "$@"
 }
 
 # Ends what is left of a session: a leader past its time, or workers and children of one that died.

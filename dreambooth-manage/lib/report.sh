@@ -1,10 +1,12 @@
 # shellcheck shell=bash
-# The table of what runs where. Sourced after runtime_process.sh and nginx.sh.
+# The table of what runs where. Sourced after runtime_process.sh, workers.sh and nginx.sh.
 
 # state_of NAME [nginx's health address]
 state_of() {
   if [[ $1 == nginx ]]; then
     nginx_state "${2:-}"
+  elif is_worker "$1"; then
+    worker_state "$1"
   else
     instance_state "$1"
   fi
@@ -14,7 +16,7 @@ state_of() {
 print_table() {
   local name state pid
   ALL=0 UP=0 DOWN=0
-  printf '%-10s %-6s %-8s %-8s %s\n' NAME PORT DEVICE PID STATE
+  printf '%-12s %-6s %-8s %-8s %s\n' NAME PORT DEVICE PID STATE
   for name in "$@"; do
     state=$(state_of "$name")
     read_record "$name" || true
@@ -22,7 +24,7 @@ print_table() {
     if [[ $state == down ]]; then
       pid=-
     fi
-    printf '%-10s %-6s %-8s %-8s %s\n' "$name" "${RECORD_PORT:--}" "${RECORD_DEVICE:--}" "${pid:--}" "$state"
+    printf '%-12s %-6s %-8s %-8s %s\n' "$name" "${RECORD_PORT:--}" "${RECORD_DEVICE:--}" "${pid:--}" "$state"
     ALL=$((ALL + 1))
     case $state in
       up) UP=$((UP + 1)) ;;

@@ -38,7 +38,7 @@ instance_log() {
 }
 
 # What an instance reads from the environment beside its place, which refuse_other_plan looks after.
-readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL CACHE_DIR CACHE_MAX_GB MODEL_MEMORY_GB THREADS UNFINISHED_MAX_GB GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
+readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL CACHE_DIR CACHE_MAX_GB MODEL_MEMORY_GB THREADS UNFINISHED_MAX_GB TRUST_TENANT_HEADER CHECKPOINT_STORE GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
 
 # A checksum of what an instance started now would be told.
 instance_settings() {
@@ -63,13 +63,7 @@ start_instance() {
 # flight the GRACE_S that it was started with, and then needs some seconds: to answer what it broke off, and to see the
 # end of a training that had to be killed.
 stop_instances() {
-  local name grace=$GRACE_S
-  for name in "$@"; do
-    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
-      grace=$RECORD_GRACE
-    fi
-  done
-  stop_recorded TERM $((grace + 45)) "$@"
+  stop_gracefully 45 "$@"
 }
 
 # up, starting or down

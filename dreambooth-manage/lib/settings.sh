@@ -16,6 +16,9 @@
 #   NGINX                      the nginx to run (default: the system's, else the one in .venv)
 #   NGINX_WORKERS=2            its worker processes
 #   ENLIGHT_RUNTIME=process    how instances run
+#   MAIN_API_URL               where main-api is; with it a worker that takes jobs from there runs beside each instance
+#   ENLIGHT_NODE_KEY           this machine's key to it, needed with MAIN_API_URL
+#   NODE_NAME                  what this machine's workers are called (default: the host's name)
 # Everything else in the environment (BASE_MODEL, MODEL_STORE_URL, CACHE_MAX_GB, LOG_LEVEL …) goes to the instances as it is.
 
 MANAGE_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -35,6 +38,9 @@ DRAW_TIMEOUT_S=${DRAW_TIMEOUT_S:-600}
 NGINX=${NGINX:-}
 NGINX_WORKERS=${NGINX_WORKERS:-2}
 ENLIGHT_RUNTIME=${ENLIGHT_RUNTIME:-process}
+MAIN_API_URL=${MAIN_API_URL:-}
+NODE_NAME=${NODE_NAME:-}
+RECORDS=pids # the folder in DATA_DIR of the process records
 VENV_PYTHON=$ROOT/.venv/bin/python
 DATA_DIR=${DATA_DIR:-$ROOT/data}
 
@@ -81,6 +87,7 @@ check_settings() {
   [[ $DEVICE =~ ^(cpu)?$ ]] || fail "DEVICE must be cpu, or unset to use the GPUs there are"
   [[ $ENLIGHT_RUNTIME == process ]] \
     || fail "ENLIGHT_RUNTIME must be process (instances as processes of this machine); there is no other here"
+  [[ $NODE_NAME =~ ^([A-Za-z0-9][A-Za-z0-9._-]{0,39})?$ ]] || fail "NODE_NAME must be a name of at most 40 characters"
   [[ -x $VENV_PYTHON ]] || fail "there is no Python environment yet: run dev-scripts/setup.sh first"
   local command
   for command in flock setsid; do
@@ -90,12 +97,12 @@ check_settings() {
 
 # Makes the data folder's own folders and turns DATA_DIR into an absolute path.
 prepare_data_dir() {
-  mkdir -p "$DATA_DIR"/{pids,logs,nginx} || fail "DATA_DIR cannot be written"
+  mkdir -p "$DATA_DIR"/{"$RECORDS",logs,nginx} || fail "DATA_DIR cannot be written"
   DATA_DIR=$(cd "$DATA_DIR" && pwd)
 }
 
 # One start or stop at a time for a data folder. Whatever is started must not keep descriptor 9: it is the lock.
 take_lock() {
-  exec 9>"$DATA_DIR/pids/lock"
+  exec 9>"$DATA_DIR/$RECORDS/lock"
   flock -w "$((READY_TIMEOUT_S + GRACE_S + 90))" 9 || fail "another start or stop is still at work in DATA_DIR"
 }

@@ -14,6 +14,8 @@ from dreambooth_api.models.bases import resolve_base
 from dreambooth_api.models.store import open_store
 from dreambooth_api.run_counts import RunCounts
 from dreambooth_api.settings import ServiceSettings
+from dreambooth_api.training.checkpoint_store import SharedCheckpoints
+from dreambooth_api.training.checkpoint_store import sweep as sweep_checkpoints
 from dreambooth_api.training.runs import Trainings
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class Service:
             settings.instance_name,
             device=settings.device,
             keep_unfinished_bytes=settings.unfinished_max_gb * 10**9,
+            checkpoints=SharedCheckpoints(
+                settings.store_url, self.store.catalog.objects, always=settings.checkpoint_store
+            ),
         )
         self.run_counts = RunCounts(self.trainings)
         self.drawings = WorkQueue(limit=settings.threads // 4, what="drawings")
@@ -59,10 +64,11 @@ class Service:
         """Clear the object store of what uploads that were cut short left there."""
         try:
             swept = self.store.catalog.sweep()
+            runs = sweep_checkpoints(self.store.catalog.objects)
         except EnlightError as error:
             log.warning("the object store was not swept: %s", error.detail)
         else:
-            log.info("the object store was swept", extra={"models_cut_short": swept})
+            log.info("the object store was swept", extra={"models_cut_short": swept, "runs_abandoned": runs})
 
     def _load(self) -> None:
         while not self._draining.is_set():

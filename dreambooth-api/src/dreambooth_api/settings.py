@@ -35,6 +35,14 @@ class ServiceSettings(Settings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
+    checkpoint_store: bool = Field(
+        False,
+        description="Put every training's checkpoints into the model store; those with a lease always are",
+    )
+    trust_tenant_header: bool = Field(
+        False,
+        description="Take X-Enlight-Tenant from callers: only where main-api and workers alone are such",
+    )
     unfinished_max_gb: int = Field(64, ge=1, le=100_000, description="Checkpoints of trainings cut short")
     grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(128, ge=1, le=2048, description="64 photos of 1.5 MB in base64")

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+from enlight_common.errors import Forbidden
+from enlight_common.ids import check_id
+from enlight_common.schemas.claims import TENANT_HEADER
 from enlight_common.web import LongLived, watch_client
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
 from dreambooth_api.routes.abandoned import AbandonedRuns
 from dreambooth_api.service import Service
 
 _EXTENSION = "dreambooth-api"
+_DEFAULT_TENANT = "default"
 #: Only one training runs at a time; reading the photos of many others at once would only fill the memory.
 _UPLOADS = 4
 
@@ -59,6 +63,19 @@ def context_of(app: Flask) -> Context:
 def context() -> Context:
     """The context of the current request's app."""
     return context_of(current_app)
+
+
+def tenant() -> str:
+    """Whose the request's models and trainings are.
+
+    Raises:
+        Forbidden: it names a tenant, and this instance does not take its callers' word for that.
+        InvalidField: the name is no id.
+    """
+    named = request.headers.get(TENANT_HEADER, _DEFAULT_TENANT)
+    if named != _DEFAULT_TENANT and not context().service.settings.trust_tenant_header:
+        raise Forbidden(f"{TENANT_HEADER} is not taken here: TRUST_TENANT_HEADER is off")
+    return check_id(named, TENANT_HEADER)
 
 
 def watch_work() -> Callable[[], bool]:

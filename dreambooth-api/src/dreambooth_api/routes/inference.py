@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
+from collections.abc import Callable
 
 from enlight_common.errors import EnlightError, ShuttingDown
 from enlight_common.images import encode_image
@@ -12,7 +14,7 @@ from enlight_common.web import documented, parse_body
 from flask import Blueprint, Response, jsonify
 
 from dreambooth_api.inference.picture import Drawn, description, settings_of
-from dreambooth_api.routes.context import context, watch_work
+from dreambooth_api.routes.context import context, tenant, watch_work
 from dreambooth_api.schemas.inference import InferenceAnswer, InferenceBody, UsedModel
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,15 @@ def draw() -> Response:
     here = context()
     service = here.service
     service.check_open()
+    whose = tenant()
     # Before the body is read: what waits here for its turn holds a thread and its images in memory.
     with here.pictures.enter("drawing"):
         request = parse_body(InferenceBody)
         engine = service.engine
         try:
-            with engine.prepare(request.draw_request()) as prepared:
-                drawn = service.drawings.run(
-                    lambda stop: engine.draw(prepared, stop=stop),
+            with engine.prepare(request.draw_request(whose)) as prepared:
+                drawn, seconds = service.drawings.run(
+                    lambda stop: _timed(lambda: engine.draw(prepared, stop=stop)),
                     units=prepared.drawing.num_image,
                     stop=watch_work(),
                 )
@@ -52,10 +55,16 @@ def draw() -> Response:
             if service.stopping:
                 raise ShuttingDown("the service is shutting down, the pictures were not finished") from None
             raise ClientLeft("the client closed its connection") from None
-        return jsonify(_answer(drawn, request.format).model_dump())
+        return jsonify(_answer(drawn, seconds, request.format).model_dump())
 
 
-def _answer(drawn: Drawn, picture_format: str) -> InferenceAnswer:
+def _timed(draw: Callable[[], Drawn]) -> tuple[Drawn, float]:
+    """What was drawn, and the seconds that it took."""
+    started = time.monotonic()
+    return draw(), time.monotonic() - started
+
+
+def _answer(drawn: Drawn, seconds: float, picture_format: str) -> InferenceAnswer:
     images = []
     for picture in drawn.pictures:
         text = description(drawn, picture)
@@ -71,5 +80,6 @@ def _answer(drawn: Drawn, picture_format: str) -> InferenceAnswer:
         models=[UsedModel(**vars(use)) for use in uses],
         base=drawn.base,
         truncated_prompt=drawn.truncated_prompt,
+        seconds=round(seconds, 3),
         settings=settings_of(drawn),
     )

@@ -6,7 +6,7 @@ from enlight_common.web import documented
 from flask import Blueprint, Response, jsonify
 
 from dreambooth_api.models.artifact import Manifest, rfc3339
-from dreambooth_api.routes.context import context
+from dreambooth_api.routes.context import context, tenant
 from dreambooth_api.schemas.models import ModelList, StoredModel
 
 blueprint = Blueprint("models", __name__)
@@ -18,10 +18,10 @@ def list_models() -> Response:
     """Every stored version, newest first within a model; which are in this machine's cache, and which in
     this instance's memory.
     """
-    service = context().service
+    service, whose = context().service, tenant()
     engine = service.loaded_engine
     loaded = engine.loaded.sizes if engine else {}
-    cached = {model.key: model for model in service.store.cached()}
+    cached = {model.key: model for model in service.store.cached(whose)}
 
     def describe(manifest: Manifest) -> StoredModel:
         key = manifest.key
@@ -42,7 +42,7 @@ def list_models() -> Response:
             loaded_bytes=loaded.get(key, 0),
         )
 
-    models = [describe(manifest) for manifest in service.store.list()]
+    models = [describe(manifest) for manifest in service.store.list(whose)]
     space = service.store.cache.space
     answer = ModelList(
         base=service.base.name,
@@ -60,7 +60,7 @@ def delete_model(model_id: str) -> tuple[str, int]:
     machine's cache. Drawings that are going on finish with the version they have.
     """
     service = context().service
-    for key in service.store.delete(model_id):
+    for key in service.store.delete(model_id, tenant()):
         if service.loaded_engine is not None:
             service.loaded_engine.loaded.forget(key)
     return "", 204

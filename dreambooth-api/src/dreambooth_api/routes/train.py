@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from enlight_common.errors import Busy, Conflict, NotFound, StorageFull, TrainingFailed
+from enlight_common.errors import (
+    Busy,
+    Conflict,
+    InvalidField,
+    InvalidRequest,
+    NotFound,
+    StorageFull,
+    TrainingFailed,
+)
 from enlight_common.web import (
     Event,
     client_gone,
@@ -16,16 +25,26 @@ from enlight_common.web import (
     prefers_async,
     sse,
 )
-from flask import Blueprint, Response, jsonify, send_file, url_for
+from flask import Blueprint, Response, jsonify, request, send_file, url_for
+from pydantic import TypeAdapter, ValidationError
 
-from dreambooth_api.routes.context import Context, context, watch_work
-from dreambooth_api.schemas.training import TrainAnswer, TrainBody, TrainRequest
+from dreambooth_api.routes.context import Context, context, tenant, watch_work
+from dreambooth_api.schemas.training import (
+    LONGEST_LEASE_S,
+    SHORTEST_LEASE_S,
+    LeaseBody,
+    LeaseSeconds,
+    TrainAnswer,
+    TrainBody,
+    TrainRequest,
+)
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.run_state import RunState
 
 blueprint = Blueprint("train", __name__)
 
-TENANT = "default"
+#: Seconds for which the caller answers for the run: it ends, resumable, unless the lease is renewed.
+LEASE_HEADER = "X-Enlight-Lease"
 #: Another's photos are decoded in a few seconds; who waits longer than this is told to come again.
 _DECODING_S = 20.0
 _LONGEST_RETRY_S = 600.0
@@ -41,24 +60,55 @@ def train() -> tuple[Response, int] | Response:
     `Prefer: wait=N` it does so after N seconds at the latest. One training runs at a time: 503 with
     `Retry-After` while another does. The same request again joins the run it started, or goes on with
     one that was cut short. A synchronous training whose clients have all left is stopped at a checkpoint.
+    With `X-Enlight-Lease: N` and `respond-async` it is stopped at a checkpoint, too, when its lease was not
+    renewed for N seconds; any instance with the same model store goes on from there.
     """
     here = context()
     here.service.check_open()
-    if prefers_async():
-        return _accepted(here.service.trainings.get(_read_and_start(here, keep=True)))
+    caller = _Caller.of_request()
+    if caller.keep:
+        return _accepted(here.service.trainings.get(_read_and_start(here, caller)))
     # The place to wait is taken first: a 503 must mean that no training was started.
     with here.waits.enter("synchronous training"):
-        return _answer_when_done(here, _read_and_start(here, keep=False))
+        return _answer_when_done(here, _read_and_start(here, caller))
 
 
-def _read_and_start(here: Context, *, keep: bool) -> str:
-    """The id of a run that the caller has joined: see `AbandonedRuns.join` for *keep*."""
+@dataclass(frozen=True)
+class _Caller:
+    """Who asks for a training, whether they come back for it, and for how many seconds they answer for it."""
+
+    tenant: str
+    keep: bool
+    lease_s: float | None
+
+    @classmethod
+    def of_request(cls) -> _Caller:
+        """Raises Forbidden, InvalidField, InvalidRequest."""
+        caller = cls(tenant(), prefers_async(), _lease())
+        if caller.lease_s is not None and not caller.keep:
+            raise InvalidRequest(f"{LEASE_HEADER} goes with Prefer: respond-async")
+        return caller
+
+
+def _lease() -> float | None:
+    text = request.headers.get(LEASE_HEADER)
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(LeaseSeconds).validate_python(text)
+    except ValidationError:
+        reason = f"must be {SHORTEST_LEASE_S} to {LONGEST_LEASE_S} seconds"
+        raise InvalidField(LEASE_HEADER, reason) from None
+
+
+def _read_and_start(here: Context, caller: _Caller) -> str:
+    """The id of a run that the caller has joined: see `AbandonedRuns.join`."""
     with here.uploads.enter("training"):
         body = parse_body(TrainBody)
-        return _start(here, body, body.options(here.service.base), keep=keep)
+        return _start(here, caller, body, body.options(here.service.base))
 
 
-def _start(here: Context, body: TrainRequest, options: TrainingOptions, *, keep: bool) -> str:
+def _start(here: Context, caller: _Caller, body: TrainRequest, options: TrainingOptions) -> str:
     """Start the training, or join the one that the same request started.
 
     A malformed request is told so even while another training runs, as far as that is cheap: everything
@@ -68,7 +118,7 @@ def _start(here: Context, body: TrainRequest, options: TrainingOptions, *, keep:
     """
     trainings = here.service.trainings
     active = trainings.active
-    if active is not None and (active.tenant, active.model_id) != (TENANT, body.OUTPUT_DIR):
+    if active is not None and (active.tenant, active.model_id) != (caller.tenant, body.OUTPUT_DIR):
         left = active.seconds_left
         raise Busy(
             "another training is running here",
@@ -80,11 +130,11 @@ def _start(here: Context, body: TrainRequest, options: TrainingOptions, *, keep:
         photos = body.photos()
 
         def start() -> str:
-            run = trainings.start(TENANT, body.OUTPUT_DIR, options, photos)
+            run = trainings.start(caller.tenant, body.OUTPUT_DIR, options, photos, lease_s=caller.lease_s)
             here.service.run_counts.begin(run.run_id)
             return run.run_id
 
-        return here.abandonable.join(start, keep=keep)
+        return here.abandonable.join(start, keep=caller.keep)
     finally:
         here.decoding.release()
 
@@ -149,11 +199,28 @@ def _accepted(run: RunState, preference: str = "respond-async") -> tuple[Respons
     return response, 202
 
 
+def _run(run_id: str) -> RunState:
+    """The run, if it is the caller's. Raises NotFound."""
+    state = context().service.trainings.get(run_id)
+    if state.tenant != tenant():
+        raise NotFound("there is no run of this id")
+    return state
+
+
 @blueprint.get("/train/<run_id>")
 @documented("Tell how a training goes", answers={200: RunState}, tags=["training"])
 def show_run(run_id: str) -> Response:
     """State, step, of how many, loss and seconds left; of another instance's run as it last noted them."""
-    return jsonify(context().service.trainings.get(run_id).model_dump())
+    return jsonify(_run(run_id).model_dump())
+
+
+@blueprint.post("/train/<run_id>/lease")
+@documented("Renew a training's lease", body=LeaseBody, answers={200: RunState}, tags=["training"])
+def renew_lease(run_id: str) -> Response:
+    """Lets the training go on for so many seconds from now. 409 when it has ended or is being stopped."""
+    _run(run_id)
+    seconds = parse_body(LeaseBody).seconds
+    return jsonify(context().service.trainings.renew_lease(run_id, seconds).model_dump())
 
 
 @blueprint.get("/train/<run_id>/events")
@@ -165,7 +232,7 @@ def follow_run(run_id: str) -> Response:
     """
     here = context()
     trainings = here.service.trainings
-    trainings.get(run_id)  # a 404 now, instead of a stream that ends at once
+    _run(run_id)  # a 404 now, instead of a stream that ends at once
     after = last_event_id()
     slot = here.waits.take("event stream")
 
@@ -179,17 +246,25 @@ def follow_run(run_id: str) -> Response:
 @blueprint.delete("/train/<run_id>")
 @documented("Cancel a training", answers={200: RunState}, tags=["training"])
 def cancel_run(run_id: str) -> Response:
-    """Stops the training; what it checkpointed is kept, and the same request goes on from there."""
+    """Stops the training; what it checkpointed on this machine is kept, and the same request goes on from
+    there. With `?keep=true` checkpoints in the object store are kept, too, for any machine to go on from.
+    """
     here = context()
+    _run(run_id)
+    kept = request.args.get("keep", "false")
+    if kept not in ("true", "false"):
+        raise InvalidField("keep", "must be true or false")
     # It waits until the child is gone: half a minute at worst, so it takes a place.
     with here.waits.enter("cancellation"):
-        return jsonify(here.service.trainings.cancel(run_id).model_dump())
+        state = here.service.trainings.cancel(run_id, "stopped" if kept == "true" else "canceled")
+    return jsonify(state.model_dump())
 
 
 @blueprint.get("/train/<run_id>/validation.png")
 @documented("Look at the validation picture", answers={200: "image/png"}, tags=["training"])
 def show_validation(run_id: str) -> Response:
     """The newest picture of `VALIDATION_PROMPT`; 404 before there is one."""
+    _run(run_id)
     path = context().service.trainings.validation_picture(run_id)
     if path is None:
         raise NotFound("this run has no validation picture yet")

@@ -136,4 +136,5 @@ class InferenceAnswer(BaseModel):
     models: list[UsedModel]
     base: str
     truncated_prompt: str | None = Field(description="What of the prompt did not fit the text encoder")
+    seconds: float = Field(description="For how long the device drew them")
     settings: dict[str, Any]

@@ -157,6 +157,19 @@ TrainBody: type[TrainRequest] = create_model("TrainBody", __base__=TrainRequest,
 TrainBody.__doc__ = "Photos of a subject and how to learn it. Unknown keys are refused."
 
 
+#: A lease is renewed thrice in its time; with fewer seconds a slow answer would end a run.
+SHORTEST_LEASE_S, LONGEST_LEASE_S = 5, 3600
+LeaseSeconds = Annotated[float, Field(ge=SHORTEST_LEASE_S, le=LONGEST_LEASE_S, allow_inf_nan=False)]
+
+
+class LeaseBody(BaseModel):
+    """For how long the caller answers for the training, from now on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    seconds: LeaseSeconds
+
+
 class TrainAnswer(BaseModel):
     """The model is stored."""
 

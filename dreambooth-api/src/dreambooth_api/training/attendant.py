@@ -14,6 +14,8 @@ from pathlib import Path
 
 from enlight_common.errors import EnlightError, StorageFull, StoreUnavailable, TimedOut
 
+from dreambooth_api.training.checkpoint_store import CheckpointStore
+from dreambooth_api.training.lease import Lease
 from dreambooth_api.training.messages import (
     Checkpointed,
     Failed,
@@ -23,11 +25,12 @@ from dreambooth_api.training.messages import (
     Progress,
     Saving,
     Stopped,
+    Stored,
     Validation,
 )
 from dreambooth_api.training.process import TrainerProcess
 from dreambooth_api.training.publication import Publisher, publish
-from dreambooth_api.training.run_state import RESUMABLE, Ending, RunFiles, RunState
+from dreambooth_api.training.run_state import Ending, RunFiles, RunState
 from dreambooth_api.training.workspace import Job, Workspace
 
 _log = logging.getLogger(__name__)
@@ -35,12 +38,14 @@ _log = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.5  # other instances' readers see progress this late at most
 _PUBLISH_AGAIN_S = (5.0, 15.0, 45.0, 135.0)
 _SAVE_S = 120.0  # for a checkpoint that is being written: 10 GB of a full fine-tune of SD 1.5
+_LAPSED_GRACE_S = 30.0  # for the present step
 _REAP_S = 30.0  # for a killed process to be gone, and for a model that was just finished to be published
 
 
 class Attendant:
     """One run that is going on. `changed` is notified of each new state, `on_end` called with the last
-    one.
+    one. A run with a lease saves itself and ends when that lapses. `checkpoints` are those that are to be
+    forgotten when nobody needs them any more.
     """
 
     def __init__(
@@ -54,21 +59,39 @@ class Attendant:
         files: RunFiles,
         changed: threading.Condition,
         on_end: Callable[[RunState], None],
+        checkpoints: CheckpointStore | None = None,
+        lease_s: float | None = None,
     ) -> None:
         self.state, self.job = state, job
         self._workspace, self._process = workspace, process
         self._store, self._files, self._changed, self._on_end = store, files, changed, on_end
+        self._checkpoints = checkpoints
         self._leaving: Ending | None = None
         self._leave_asked = threading.Event()
         self._saving = False
         self._ended = threading.Event()
+        self._lease = None if lease_s is None else Lease(lease_s, self._lapse)
         # A daemon: a service that leaves without `shutdown` is no reason to go on, and the child leaves
         # with it.
         threading.Thread(target=self._attend, name=f"run {state.run_id}", daemon=True).start()
 
-    @property
-    def is_leaving(self) -> bool:
-        return self._leaving is not None
+    def join(self, lease_s: float | None) -> bool:
+        """Take somebody in who wants this very run, too; False when it is about to leave."""
+        if self._leaving is not None:
+            return False
+        if self._lease is None:
+            return True
+        # Who comes without a lease relies on the run, whatever becomes of who holds one.
+        return self._lease.end() if lease_s is None else self._lease.renew(lease_s)
+
+    def renew_lease(self, seconds: float) -> bool:
+        """False when the run is about to leave. One without a lease, or whose lease was ended, needs none."""
+        return self._leaving is None and (self._lease is None or self._lease.renew(seconds))
+
+    def _lapse(self) -> None:
+        self.ask_to_leave("lapsed")
+        with contextlib.suppress(TimedOut):
+            self.await_end(_LAPSED_GRACE_S, may_save=True)
 
     def ask_to_leave(self, why: Ending) -> None:
         """Have the run save itself and end, and take nobody in any more."""
@@ -111,7 +134,8 @@ class Attendant:
 
     def _changed_by(self, message: Message) -> RunState:
         change: dict[str, object] = {}
-        self._saving = isinstance(message, Saving)
+        if not isinstance(message, Stored):
+            self._saving = isinstance(message, Saving)
         match message:
             case Preparing(phase, done, total):
                 change["phase"] = f"{phase} {done}/{total}" if total else phase
@@ -126,6 +150,8 @@ class Attendant:
                 }
             case Checkpointed(step):
                 change["checkpoint_step"] = step
+            case Stored(step):
+                change["stored_step"] = step
             case Validation(step, path):
                 with contextlib.suppress(OSError):
                     self._keep_picture(Path(path))
@@ -140,19 +166,23 @@ class Attendant:
 
     def _conclude(self, outcome: Finished | Failed | Stopped) -> RunState:
         """The run's last state. A finished one is published, even if it was asked to leave at the last
-        moment.
+        moment, but not without its lease: another machine may be at it by then.
         """
-        if isinstance(outcome, Finished):
+        if isinstance(outcome, Finished) and not self._has_lapsed:
             return self._publish(outcome)
         if self._leaving == "canceled":
             return self.state.canceled()
-        if self._leaving == "interrupted":
-            return self.state.failed(RESUMABLE, "interrupted")
+        if self._leaving is not None or self._has_lapsed:
+            return self.state.interrupted(self._leaving or "lapsed")
         if isinstance(outcome, Failed):
             told = {"run_id": self.state.run_id, "kind": outcome.kind, "log": _tail(self._workspace.log)}
             _log.error("training failed: %s", outcome.detail, extra=told)
             return self.state.failed(outcome.detail, outcome.kind)
         return self.state.failed("the training process left unasked", "crash")
+
+    @property
+    def _has_lapsed(self) -> bool:
+        return self._lease is not None and self._lease.has_lapsed
 
     def _publish(self, finished: Finished) -> RunState:
         self._tell(self.state.after(phase="publishing"))
@@ -174,6 +204,8 @@ class Attendant:
                 _log.warning("the object store cannot be reached, trying again in %s s", wait_s)
                 if self._leave_asked.wait(wait_s):
                     break
+        if self._has_lapsed:
+            raise StoreUnavailable("the lease lapsed before the store came back")
         return publish(self._store, self._workspace, self.job, finished)
 
     def _end(self, state: RunState) -> None:
@@ -181,15 +213,28 @@ class Attendant:
             # The file first, then the workspace: after a crash between the two the run is known to have
             # ended.
             self._write(state)
+            if state.status in ("succeeded", "canceled"):
+                self._forget_checkpoints()
             if state.status == "succeeded":
                 self._workspace.remove()
         finally:
+            if self._lease is not None:
+                self._lease.end()
             self._workspace.release()
             with self._changed:
                 self.state = state
                 self._on_end(state)
                 self._changed.notify_all()
             self._ended.set()
+
+    def _forget_checkpoints(self) -> None:
+        if self._checkpoints is None:
+            return
+        try:
+            # While the workspace is still locked, so that they are not those of a next run.
+            self._checkpoints.remove()
+        except EnlightError as error:
+            _log.warning("checkpoints were left in the object store: %s", error.detail)
 
     def _write(self, state: RunState) -> None:
         try:

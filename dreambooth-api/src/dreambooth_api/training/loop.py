@@ -9,18 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from dreambooth_api.training import schedule, snapshot
+from dreambooth_api.training import schedule
 from dreambooth_api.training.drawing import draw
-from dreambooth_api.training.messages import (
-    Checkpointed,
-    Finished,
-    Message,
-    Progress,
-    Saving,
-    Stopped,
-    Validation,
-)
+from dreambooth_api.training.messages import Finished, Message, Progress, Saving, Stopped, Validation
 from dreambooth_api.training.photos import write_png
+from dreambooth_api.training.saving import Saver
 from dreambooth_api.training.setup import Setup, set_up
 from dreambooth_api.training.snapshot import Position
 from dreambooth_api.training.workspace import Workspace
@@ -42,23 +35,20 @@ def train(
     """
     if (before := workspace.finished()) is not None:
         return before
-    options = workspace.read_job().options
+    job = workspace.read_job()
+    options = job.options
     setup = set_up(workspace, report)
     accelerator, unet = setup.accelerator, setup.pipeline.unet
     parameters = list(setup.learner.parameters().values())
     assert options.learning_rate is not None
 
-    position = snapshot.restore(workspace.folder, setup)
+    saver = Saver(workspace, job, setup, report)
+    position = saver.restore()
     first, seconds_before, started = position.step, position.seconds, time.monotonic()
-    saved = first
-    snapshot.check_room(workspace.folder, setup, options, first)
 
     for step in range(first, options.steps):
         if stopping():
-            if step > saved:
-                report(Saving(step))
-                snapshot.save(workspace.folder, setup, options, position)
-                report(Checkpointed(step))
+            saver.leave(position)
             return Stopped(step)
 
         rate = options.learning_rate * schedule.factor(
@@ -98,10 +88,7 @@ def train(
             write_png(workspace.validation, picture)
             report(Validation(done, str(workspace.validation)))
         if done % options.checkpoint_interval == 0 and done < options.steps:
-            report(Saving(done))
-            snapshot.save(workspace.folder, setup, options, position)
-            report(Checkpointed(done))
-            saved = done
+            saver.save(position)
 
     report(Saving(options.steps))
     return _finish(workspace, setup, position)

@@ -17,8 +17,8 @@ FailureKind = Literal["out-of-memory", "diverged", "storage-full", "base-model",
 
 @dataclass(frozen=True)
 class Preparing:
-    """Before the first step: `phase` is "starting", "loading", "class images" (`done` of `total`) or
-    "encoding".
+    """Before the first step: `phase` is "starting", "loading", "class images" (`done` of `total`),
+    "encoding" or "looking for a checkpoint".
     """
 
     phase: str
@@ -59,6 +59,13 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The object store has this checkpoint. It comes between others: it is uploaded meanwhile."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """`folder` holds the model's files but no manifest; `base_revision` is that of the base really loaded."""
 
@@ -80,13 +87,13 @@ class Stopped:
     step: int
 
 
-Message = Preparing | Progress | Validation | Saving | Checkpointed | Finished | Failed | Stopped
+Message = Preparing | Progress | Validation | Saving | Checkpointed | Stored | Finished | Failed | Stopped
 #: After one of these nothing follows.
 Outcome = Finished | Failed | Stopped
 
 _TYPES: dict[str, type[Message]] = {
     kind.__name__.lower(): kind
-    for kind in (Preparing, Progress, Validation, Saving, Checkpointed, Finished, Failed, Stopped)
+    for kind in (Preparing, Progress, Validation, Saving, Checkpointed, Stored, Finished, Failed, Stopped)
 }
 
 

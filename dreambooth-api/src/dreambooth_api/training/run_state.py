@@ -17,8 +17,13 @@ from dreambooth_api.models.artifact import now
 INSTANCE = re.compile(r"[a-z][a-z0-9]{0,15}")
 RUN_ID = re.compile(r"([a-z][a-z0-9]{0,15})-[0-9a-f]{24}")
 
-Ending = Literal["canceled", "interrupted"]
-RESUMABLE = "interrupted: the service ended; the same request goes on from the last checkpoint"
+#: Why a run is asked to leave. After all but "canceled" it is to be gone on with.
+Ending = Literal["canceled", "stopped", "lapsed", "interrupted"]
+_REASONS = {
+    "stopped": "it was stopped",
+    "lapsed": "its lease was not renewed",
+    "interrupted": "the service ended",
+}
 
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled"]
 ErrorKind = Literal[
@@ -30,7 +35,8 @@ class RunState(BaseModel):
     """One moment of a run; `sequence` grows with each. `loss` and the two after it are of the latest step.
 
     `version` is that of the published model. `error` is for people, `error_kind` for programs. Times are
-    RFC 3339. `validation_step` is that of the latest validation picture, see `Trainings.validation_picture`.
+    RFC 3339. `validation_step` is that of the latest validation picture, see `Trainings.validation_picture`,
+    `checkpoint_step` that of the latest checkpoint on the disk, `stored_step` in the object store.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -54,6 +60,7 @@ class RunState(BaseModel):
     seconds_left: float | None = None
     validation_step: int | None = None
     checkpoint_step: int | None = None
+    stored_step: int | None = None
     error: str | None = None
     error_kind: ErrorKind | None = None
     version: str | None = None
@@ -75,6 +82,11 @@ class RunState(BaseModel):
 
     def failed(self, error: str, kind: ErrorKind) -> RunState:
         return self._ended("failed").model_copy(update={"error": error, "error_kind": kind})
+
+    def interrupted(self, why: Literal["stopped", "lapsed", "interrupted"] = "interrupted") -> RunState:
+        """Cut short: the same request goes on with it."""
+        error = f"interrupted: {_REASONS[why]}; the same request goes on from the last checkpoint"
+        return self.failed(error, "interrupted")
 
     def canceled(self) -> RunState:
         return self._ended("canceled")

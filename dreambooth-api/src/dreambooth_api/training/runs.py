@@ -4,7 +4,6 @@ instance.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 from enlight_common.errors import (
     Busy,
     Conflict,
-    EnlightError,
     InvalidField,
     ShuttingDown,
     StorageFull,
@@ -28,12 +26,14 @@ from PIL import Image
 from dreambooth_api.models.artifact import now
 from dreambooth_api.models.bases import resolve_base
 from dreambooth_api.training.attendant import Attendant
+from dreambooth_api.training.checkpoint_store import SharedCheckpoints
+from dreambooth_api.training.leftovers import Leftovers
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.photos import check_count
 from dreambooth_api.training.process import TrainerProcess
 from dreambooth_api.training.publication import Publisher, was_published
-from dreambooth_api.training.run_state import INSTANCE, RESUMABLE, RunFiles, RunState, new_run_id
-from dreambooth_api.training.workspace import Job, Workspace, prepare_job, prune
+from dreambooth_api.training.run_state import INSTANCE, Ending, RunFiles, RunState, new_run_id
+from dreambooth_api.training.workspace import CheckpointPlace, Job, Workspace, prepare_job, prune
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class Trainings:
 
     `folder` is shared by the instances and holds `runs/`, `training/` and `class-images/`; `device` is
     "cpu" or "cuda:N"; `threads` bounds the child's CPU threads. The newest `keep_runs` state files are kept,
-    and `keep_unfinished` workspaces, fewer where those take more than `keep_unfinished_bytes`.
+    and `keep_unfinished` workspaces, fewer where those take more than `keep_unfinished_bytes`. Without
+    `checkpoints` they are on this machine's disk alone.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Trainings:
         keep_unfinished: int = 16,
         keep_unfinished_bytes: int = 64_000_000_000,
         cancel_grace_s: float = 10.0,
+        checkpoints: SharedCheckpoints | None = None,
     ) -> None:
         if not INSTANCE.fullmatch(instance):
             raise InvalidField("INSTANCE_NAME", "must be a small letter and up to 15 more or digits")
@@ -68,14 +70,16 @@ class Trainings:
         self._keep_runs, self._cancel_grace_s = keep_runs, cancel_grace_s
         self._keep_unfinished, self._keep_unfinished_bytes = keep_unfinished, keep_unfinished_bytes
         self._environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        self._checkpoints = checkpoints
         self._work = self._folder / "training"
         self._files = RunFiles(self._folder / "runs")
+        self._leftovers = Leftovers(self._work, self._files, store)
         self._starting = threading.Lock()
         self._changed = threading.Condition()
         self._active: Attendant | None = None
         self._ended: OrderedDict[str, RunState] = OrderedDict()
         self._closed = False
-        self._end_what_was_left()
+        self._leftovers.end_all_of(instance)
 
     @property
     def active(self) -> RunState | None:
@@ -91,7 +95,7 @@ class Trainings:
             if run_id in self._ended:
                 return self._ended[run_id]
         state = self._files.read(run_id)
-        return state if state.is_terminal else self._end_if_left(state)
+        return state if state.is_terminal else self._leftovers.end_if_left(state)
 
     def validation_picture(self, run_id: str) -> Path | None:
         """The PNG of the run's latest validation picture. Raises NotFound for what is no run id."""
@@ -139,11 +143,19 @@ class Trainings:
         time.sleep(0 if run_id in self._ended else interval)
 
     def start(
-        self, tenant: str, model_id: str, options: TrainingOptions, photos: Sequence[Image.Image]
+        self,
+        tenant: str,
+        model_id: str,
+        options: TrainingOptions,
+        photos: Sequence[Image.Image],
+        *,
+        lease_s: float | None = None,
     ) -> RunState:
         """Start the run, go on with it where an equal request was cut short, or join an equal one running
         here.
 
+        With `lease_s` the run saves itself and ends unless `renew_lease` is called within so many seconds,
+        again and again. Without, it goes on, also when one with a lease is joined.
         Raises Busy while another runs, ShuttingDown, InvalidField, UnsupportedBaseModel, StorageFull.
         """
         check_id(tenant, "tenant")
@@ -166,12 +178,12 @@ class Trainings:
                 raise ShuttingDown("this instance is shutting down")
             active = self._active
             if active is not None:
-                if active.job.identity == job.identity and not active.is_leaving:
+                if active.job.identity == job.identity and active.join(lease_s):
                     return active.state
                 raise Busy("this instance is training already", retry_after=_retry_after(active.state))
-            return self._begin(job, squares)
+            return self._begin(job, squares, lease_s)
 
-    def _begin(self, job: Job, photos: Sequence[Image.Image]) -> RunState:
+    def _begin(self, job: Job, photos: Sequence[Image.Image], lease_s: float | None) -> RunState:
         self._files.prune(self._instance, self._keep_runs)
         workspace = Workspace.claim(self._work, job.identity)
         try:
@@ -182,8 +194,12 @@ class Trainings:
             prune(self._work, self._keep_unfinished, self._keep_unfinished_bytes)
             if free_bytes(self._folder) < _MIN_FREE_BYTES:
                 raise StorageFull("there is too little room on the disk to train")
-            workspace.write_job(job, photos)
             state = self._first_state(job)
+            shared = self._checkpoints
+            if shared is not None and (shared.always or lease_s is not None):
+                place = CheckpointPlace(store=shared.url, writer=state.run_id)
+                job = job.model_copy(update={"checkpoints": place})
+            workspace.write_job(job, photos)
             self._files.write(state)
             try:
                 process = TrainerProcess(workspace, self._environment)
@@ -203,6 +219,9 @@ class Trainings:
                 files=self._files,
                 changed=self._changed,
                 on_end=self._forget_active,
+                # Also where it puts none there: an earlier run of the same request may have.
+                checkpoints=None if shared is None else shared.of(job.tenant, job.identity),
+                lease_s=lease_s,
             )
         return state
 
@@ -231,12 +250,24 @@ class Trainings:
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
 
-    def cancel(self, run_id: str) -> RunState:
-        """End the run and return its last state; one that has ended stays as it is. Its checkpoint is kept.
+    def renew_lease(self, run_id: str, seconds: float) -> RunState:
+        """Let the run go on for `seconds` from now; nothing happens to one that has no lease.
+
+        Raises NotFound, Conflict when it has ended, is ending, or is another instance's.
+        """
+        active = self._active
+        if active is not None and active.state.run_id == run_id and active.renew_lease(seconds):
+            return active.state
+        self.get(run_id)
+        raise Conflict("the run does not go on here, or not for long")
+
+    def cancel(self, run_id: str, why: Ending = "canceled") -> RunState:
+        """End the run and return its last state; one that has ended stays as it is. Its checkpoint is kept
+        on the disk; in the object store only when it was "stopped".
 
         Raises NotFound, Conflict when another instance is at it, TimedOut should it not end.
         """
-        active = self._ask_to_leave(run_id)
+        active = self._ask_to_leave(run_id, why)
         if active is not None:
             active.await_end(self._cancel_grace_s, may_save=True)
         state = self.get(run_id)
@@ -246,15 +277,15 @@ class Trainings:
 
     def give_up(self, run_id: str) -> None:
         """Cancel without waiting for the end. From now on an equal request does not join the run."""
-        active = self._ask_to_leave(run_id)
+        active = self._ask_to_leave(run_id, "canceled")
         if active is not None:
             threading.Thread(target=self._see_off, args=(active,), name="see off", daemon=True).start()
 
-    def _ask_to_leave(self, run_id: str) -> Attendant | None:
+    def _ask_to_leave(self, run_id: str, why: Ending) -> Attendant | None:
         active = self._active
         if active is None or active.state.run_id != run_id:
             return None
-        active.ask_to_leave("canceled")
+        active.ask_to_leave(why)
         return active
 
     def _see_off(self, active: Attendant) -> None:
@@ -274,34 +305,6 @@ class Trainings:
             active.ask_to_leave("interrupted")
             # Not a second more: whoever stops the service kills what is left then.
             active.await_end(grace_s, may_save=False)
-
-    def _end_what_was_left(self) -> None:
-        """Give an end to the runs that an earlier process of this instance was at when it died."""
-        for state in self._files.unfinished_of(self._instance):
-            with contextlib.suppress(OSError, EnlightError):  # told again at the next start
-                if not self._end_if_left(state).is_terminal:
-                    # Its child, or another instance that took the same request up, is still at the workspace.
-                    self._files.write(state.failed(RESUMABLE, "interrupted"))
-
-    def _end_if_left(self, state: RunState) -> RunState:
-        """The state, ended where nobody is at the run any more: whoever is holds its workspace's lock."""
-        try:
-            workspace = Workspace.claim(self._work, state.identity)
-        except Busy:
-            return state
-        try:
-            latest = self._files.read(state.run_id)
-            if latest.is_terminal:
-                return latest
-            version = was_published(self._store, workspace, state.tenant, state.model_id)
-            ended = state.failed(RESUMABLE, "interrupted") if version is None else state.succeeded(version)
-            if version is not None or not workspace.has_job:
-                workspace.remove()
-            with contextlib.suppress(OSError, EnlightError):
-                self._files.write(ended)
-            return ended
-        finally:
-            workspace.release()
 
 
 def _retry_after(state: RunState) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreambooth_api.training import checkpoint
 from dreambooth_api.training.checkpoint import Checkpoint
+from dreambooth_api.training.checkpoint_folder import KEEP
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.setup import Setup
 
@@ -28,8 +29,8 @@ class Position:
     loss: float = 0.0
 
 
-def save(folder: Path, setup: Setup, options: TrainingOptions, position: Position) -> None:
-    """Write a checkpoint of the state after `position.step` steps."""
+def save(folder: Path, setup: Setup, options: TrainingOptions, position: Position) -> Path:
+    """Write a checkpoint of the state after `position.step` steps, and tell where."""
     parameters = setup.learner.parameters()
     scaler = setup.accelerator.scaler
     extra = {
@@ -38,7 +39,7 @@ def save(folder: Path, setup: Setup, options: TrainingOptions, position: Positio
         "scaler": None if scaler is None else scaler.state_dict(),
         "position": asdict(position),
     }
-    checkpoint.save(
+    return checkpoint.save(
         folder,
         Checkpoint(
             step=position.step,
@@ -50,9 +51,10 @@ def save(folder: Path, setup: Setup, options: TrainingOptions, position: Positio
     )
 
 
-def check_room(folder: Path, setup: Setup, options: TrainingOptions, first: int) -> None:
+def check_room(folder: Path, setup: Setup, options: TrainingOptions, first: int, *, held: int = 0) -> None:
     """Raise StorageFull now if the checkpoints that will be there at once, and the result, do not fit the
-    disk under `folder`, rather than after hours of training.
+    disk under `folder`, rather than after hours of training. `held` more are kept for a while by who reads
+    them.
     """
     weights = sum(
         parameter.numel() * parameter.element_size() for parameter in setup.learner.parameters().values()
@@ -61,7 +63,7 @@ def check_room(folder: Path, setup: Setup, options: TrainingOptions, first: int)
     there = bytes_under(folder)
     to_come = (options.steps - 1) // options.checkpoint_interval - first // options.checkpoint_interval
     # One at least, for a stop; one more than are kept is there while the newest is being written.
-    needed = size * min(max(to_come, 1) + there // size, checkpoint.KEEP + 1) - there
+    needed = size * min(max(to_come, 1) + there // size, KEEP + 1 + held) - there
     free = free_bytes(folder)
     if free < needed:
         raise StorageFull(

@@ -35,9 +35,18 @@ from dreambooth_api.training.photos import Framing, read_png, shrink, write_phot
 _PLANNED_FOR_S = 12 * 3600.0  # half of what the store's sweep waits for
 
 
+class CheckpointPlace(BaseModel):
+    """The URL of the object store that keeps the run's checkpoints, and who this run is among its writers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    writer: str
+
+
 class Job(BaseModel):
     """What the trainer is to do. `options` are resolved; `class_images` is the folder that keeps class
-    pictures.
+    pictures; without `checkpoints` they are on the disk alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -50,6 +59,7 @@ class Job(BaseModel):
     framings: list[Framing]
     device: str = "cpu"
     class_images: Path
+    checkpoints: CheckpointPlace | None = None
 
 
 def prepare_job(
