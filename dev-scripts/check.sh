@@ -29,7 +29,7 @@ shell_scripts() {
   local scripts=()
   while IFS= read -r -d '' script; do
     scripts+=("$script")
-  done < <(find . -path ./.venv -prune -o -path ./.git -prune -o \( -name '*.sh' -o -path ./.ci/run \) -type f -print0)
+  done < <(find . \( -path ./.venv -o -path ./.git -o -path ./data \) -prune -o \( -name '*.sh' -o -path ./.ci/run \) -type f -print0)
   "$bin/shellcheck" --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
 }
 
@@ -38,7 +38,7 @@ trap 'rm -f "$log"' EXIT
 
 check "ruff check" "$bin/ruff" check --quiet .
 check "ruff format" "$bin/ruff" format --check --quiet .
-check "mypy --strict" "$bin/mypy" --strict enlight-common/src bgrem/src dreambooth-api/src realesrgan/src
+check "mypy --strict" "$bin/mypy" --strict ./*/src
 check "import law" imports
 check "shellcheck" shell_scripts
 

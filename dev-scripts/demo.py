@@ -1,6 +1,6 @@
-"""The client's side of the demo: trains a subject and draws it, over HTTP alone.
+"""The client's side of the demo: trains a subject, draws it and finishes one picture, through main-api alone.
 
-python dev-scripts/demo.py --url http://127.0.0.1:2333 --output demo-output
+python dev-scripts/demo.py --url http://127.0.0.1:8040 --key-file data/secrets/admin.key --output demo-output
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-from contact_sheet import contact_sheet
+from contact_sheet import Row, contact_sheet
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,8 +31,22 @@ PROMPTS = (
     "a sks shoe in the snow",
 )
 SEED = 7
-POLL_S = 0.5
+WAIT_S = 60  # that main-api may hold a request open
+UPSCALED = 1100  # pixels of the longer side
+#: What follows the drawing in one request, and how the sheet calls each step's picture.
+CHAIN = (
+    {"kind": "background_removal"},
+    # The quickest of the shipped networks: on a CPU x4plus takes minutes for this.
+    {"kind": "upscale", "engine": "gan", "model": "realesr-animevideov3", "resolution": UPSCALED},
+)
+STEP_LABELS = {
+    "generation": "drawn",
+    "background_removal": "its background removed",
+    "upscale": f"enlarged to {UPSCALED} pixels",
+}
 TERMINAL = ("succeeded", "failed", "canceled")
+
+Job = dict[str, Any]
 
 
 class DemoFailed(Exception):
@@ -39,18 +54,21 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Trains a subject and draws it.")
-    parser.add_argument("--url", default="http://127.0.0.1:2333", help="where the services answer")
+    parser = argparse.ArgumentParser(description="Trains a subject, draws it, cuts it out and enlarges it.")
+    parser.add_argument("--url", default="http://127.0.0.1:8040", help="where main-api answers")
+    parser.add_argument("--key-file", type=Path, default=ROOT / "data/secrets/admin.key")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the subject's photos")
     parser.add_argument("--output", type=Path, default=ROOT / "demo-output", help="folder for the pictures")
     arguments = parser.parse_args()
     # Its script ends it by TERM; it then leaves as on Ctrl-C, which bash keeps from background processes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    timeout = httpx.Timeout(30.0, read=600.0)
     try:
-        with httpx.Client(base_url=arguments.url, timeout=timeout) as client:
+        key = arguments.key_file.read_text().strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        timeout = httpx.Timeout(30.0, read=WAIT_S + 60.0)
+        with httpx.Client(base_url=arguments.url, timeout=timeout, headers=headers) as client:
             run_demo(client, arguments.photos, arguments.output)
-    except (DemoFailed, httpx.HTTPError) as error:
+    except (DemoFailed, httpx.HTTPError, OSError) as error:
         print(f"demo: {error or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -60,7 +78,7 @@ def main() -> int:
 
 
 def run_demo(client: httpx.Client, photos_folder: Path, output: Path) -> None:
-    """Train, draw with both models, write the pictures and the sheet; says how long each took."""
+    """Train, draw with both models, finish one picture, write pictures and sheet; says how long each took."""
     paths = sorted(photos_folder.glob("*.png"))
     if not paths:
         raise DemoFailed(f"there are no photos in {photos_folder}")
@@ -77,52 +95,133 @@ def run_demo(client: httpx.Client, photos_folder: Path, output: Path) -> None:
     trained = draw_all(client, MODEL_ID, output, "trained")
     drawn_s = time.monotonic() - started
 
-    sheet = contact_sheet(
-        [
-            (f"the photos: {INSTANCE_PROMPT}", [(path.stem, Image.open(path)) for path in paths]),
-            ("the base model", list(zip(PROMPTS, base, strict=True))),
-            ("the trained model", list(zip(PROMPTS, trained, strict=True))),
-        ]
-    )
+    print("drawing, removing the background, enlarging, in one request")
+    started = time.monotonic()
+    finished = draw_and_finish(client, output)
+    finished_s = time.monotonic() - started
+
+    rows: list[Row] = [
+        (f"the photos: {INSTANCE_PROMPT}", [(path.stem, Image.open(path)) for path in paths]),
+        ("the base model", list(zip(PROMPTS, base, strict=True))),
+        ("the trained model", list(zip(PROMPTS, trained, strict=True))),
+        ("one request: drawn, cut out, enlarged", finished),
+    ]
     sheet_path = output / "contact-sheet.png"
-    sheet.save(sheet_path)
-    print(f"trained in {trained_s:.0f} s, drew {2 * len(PROMPTS)} pictures in {drawn_s:.0f} s")
+    contact_sheet(rows).save(sheet_path)
+    print(
+        f"trained in {trained_s:.0f} s, drew {2 * len(PROMPTS)} pictures in {drawn_s:.0f} s,"
+        f" drew and finished one in {finished_s:.0f} s"
+    )
     print(f"the pictures are in {output}; look at {sheet_path} first")
 
 
 def train(client: httpx.Client, paths: Sequence[Path]) -> None:
-    """Train and wait for the model, showing progress; a run that is left early is canceled."""
-    body = {
-        "INSTANCE_PROMPT": INSTANCE_PROMPT,
-        "OUTPUT_DIR": MODEL_ID,
-        "IMAGE_LIST": [base64.b64encode(path.read_bytes()).decode() for path in paths],
-    }
-    answer = client.post("/train", json=body, headers={"Prefer": "respond-async"})
-    check(answer, "the training was not taken")
-    run = answer.headers["Location"]
-    finished = False
-    try:
-        state = follow(client, run)
-        finished = True
-    finally:
-        if not finished:
-            client.delete(run)
-    if state["status"] != "succeeded":
-        raise DemoFailed(f"the training {state['status']}: {state.get('error') or 'no reason was given'}")
+    """Train and wait for the model, showing progress; a job that is left early is canceled."""
+    photos = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+    photo_set = asked(client, "/v1/photo-sets", {"name": "demo", "photos": photos})
+    body = {"model_id": MODEL_ID, "instance_prompt": INSTANCE_PROMPT, "photo_set": photo_set["id"]}
+    job = follow(client, asked(client, "/v1/trainings", body))
+    if job["status"] != "succeeded":
+        raise DemoFailed(f"the training {ended(job)}")
 
 
-def follow(client: httpx.Client, run: str) -> dict[str, Any]:
-    """Ask for the run's state until it is a last one, which is returned."""
+def draw_all(client: httpx.Client, model_id: str | None, output: Path, label: str) -> list[Image.Image]:
+    """One picture for each prompt, from the same seeds whatever the model; written as <label>-<n>.png."""
+    pictures: list[Image.Image] = []
+    for index, prompt in enumerate(PROMPTS):
+        body: dict[str, Any] = {"prompt": prompt, "seed": SEED + index}
+        if model_id is not None:
+            body["model_id"] = model_id
+        job = asked(client, "/v1/generations", body, {"Prefer": f"wait={WAIT_S}"})
+        if job["status"] not in TERMINAL:
+            job = follow(client, job)
+        if job["status"] != "succeeded":
+            raise DemoFailed(f"the drawing {ended(job)}")
+        pictures.append(fetched(client, job["output"]["pictures"][0], output / f"{label}-{index + 1}.png"))
+        print(f"  {label} model: {prompt}", flush=True)
+    return pictures
+
+
+def draw_and_finish(client: httpx.Client, output: Path) -> list[tuple[str, Image.Image]]:
+    """A picture and what the chain's steps made of it; written as finished-<n>-<step>.png."""
+    body = {"prompt": PROMPTS[0], "model_id": MODEL_ID, "seed": SEED, "then": CHAIN}
+    job = follow(client, asked(client, "/v1/generations", body))
+    if job["status"] != "succeeded":
+        raise DemoFailed(f"the chain {ended(job)}")
+    pictures = []
+    for number, step in enumerate(job["output"]["steps"], 1):
+        path = output / f"finished-{number}-{step['kind']}.png"
+        pictures.append((STEP_LABELS[step["kind"]], on_checks(fetched(client, step["pictures"][0], path))))
+    return pictures
+
+
+def asked(
+    client: httpx.Client, path: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What main-api answers to a POST; raises DemoFailed with its own words for an error."""
+    answer = client.post(path, json=body, headers=headers)
+    check(answer, f"POST {path} was refused")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def follow(client: httpx.Client, job: Job) -> Job:
+    """The job at its end, its progress shown as its events arrive; one that is left before is canceled."""
     progress = Progress()
-    while True:
-        answer = client.get(run)
-        check(answer, "the training cannot be followed")
-        state: dict[str, Any] = answer.json()
-        if state["status"] in TERMINAL:
-            progress.end()
-            return state
-        progress.show(state)
-        time.sleep(POLL_S)
+    try:
+        while job["status"] not in TERMINAL:
+            with client.stream("GET", job["urls"]["events"]) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    check(answer, "the job cannot be followed")
+                for name, data in events(answer.iter_lines()):
+                    if name != "picture":
+                        job = data
+                        progress.show(job)
+    finally:
+        progress.end()
+        if job["status"] not in TERMINAL:
+            client.post(job["urls"]["cancel"])
+    return job
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """(name, data) of each server-sent event; comments are left out."""
+    name, data = "message", ""
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data += value
+        elif not line and data:
+            yield name, json.loads(data)
+            name, data = "message", ""
+
+
+def fetched(client: httpx.Client, picture: dict[str, Any], path: Path) -> Image.Image:
+    """The picture behind its signed URL, which needs no key; written to *path*."""
+    answer = client.get(picture["url"])
+    check(answer, "a picture cannot be fetched")
+    path.write_bytes(answer.content)
+    return Image.open(io.BytesIO(answer.content))
+
+
+def on_checks(picture: Image.Image) -> Image.Image:
+    """What is transparent in it, shown as a chequered ground."""
+    if "A" not in picture.getbands():
+        return picture
+    cell = max(1, picture.width // 16)
+    ground = Image.new("RGBA", picture.size, "white")
+    for top in range(0, picture.height, cell):
+        for left in range(top // cell % 2 * cell, picture.width, 2 * cell):
+            ground.paste((205, 205, 205, 255), (left, top, left + cell, top + cell))
+    return Image.alpha_composite(ground, picture.convert("RGBA"))
+
+
+def ended(job: Job) -> str:
+    reason = (job["error"] or {}).get("message", "no reason was given")
+    return f"{job['status']}: {reason}"
 
 
 class Progress:
@@ -134,15 +233,12 @@ class Progress:
         self._live = sys.stdout.isatty()
         self._tenth = -1
 
-    def show(self, state: dict[str, Any]) -> None:
-        step, total = state.get("step") or 0, state.get("total") or 0
-        if not total:
+    def show(self, job: Job) -> None:
+        state = job["progress"] or {}
+        share = state.get("fraction")
+        if share is None:
             return
-        share = step / total
-        loss, left = state.get("loss"), state.get("seconds_left")
-        text = f"step {step} of {total}"
-        text += "" if loss is None else f", loss {loss:.3f}"
-        text += "" if left is None else f", {left:.0f} s left"
+        text = self._text(state)
         if self._live:
             filled = round(share * self.WIDTH)
             print(f"\r  [{'#' * filled}{'.' * (self.WIDTH - filled)}] {text}\x1b[K", end="", flush=True)
@@ -150,27 +246,21 @@ class Progress:
             self._tenth = int(share * 10)
             print(f"  {text}", flush=True)
 
+    def _text(self, state: dict[str, Any]) -> str:
+        if "place" in state:
+            return f"place {state['place']} in the queue"
+        parts = [f"step {state['step']} of {state['total']}"] if state.get("total") else []
+        if state.get("loss") is not None:
+            parts.append(f"loss {state['loss']:.3f}")
+        if state.get("seconds_left") is not None:
+            parts.append(f"{state['seconds_left']:.0f} s left")
+        elif state.get("phase"):
+            parts.append(state["phase"].replace("_", " "))
+        return ", ".join(parts) or f"{100 * state['fraction']:.0f}%"
+
     def end(self) -> None:
         if self._live:
             print()
-
-
-def draw_all(client: httpx.Client, model_id: str | None, output: Path, label: str) -> list[Image.Image]:
-    """One picture for each prompt, from the same seeds whatever the model; written as <label>-<n>.png."""
-    pictures: list[Image.Image] = []
-    for index, prompt in enumerate(PROMPTS):
-        body: dict[str, Any] = {"prompt": prompt, "num_image": 1, "seed": SEED + index}
-        headers = {}
-        if model_id is not None:
-            body["model_id"] = model_id
-            headers["X-Model-Id"] = model_id  # the instance that has it in memory
-        answer = client.post("/inference", json=body, headers=headers)
-        check(answer, "the picture was not drawn")
-        data = base64.b64decode(answer.json()["images"][0])
-        (output / f"{label}-{index + 1}.png").write_bytes(data)
-        pictures.append(Image.open(io.BytesIO(data)))
-        print(f"  {label} model: {prompt}", flush=True)
-    return pictures
 
 
 def check(answer: httpx.Response, what: str) -> None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Photos in, pictures of the subject out: starts the services, trains a subject from the bundled photos, draws it
-# beside what the base model draws, and leaves the pictures in demo-output/.
+# Photos in, pictures of the subject out: starts everything, trains a subject from the bundled photos, draws it beside
+# what the base model draws, cuts one picture out and enlarges it, and leaves the pictures in demo-output/.
 # Services that were running before are used and left running; those it starts it stops, unless KEEP=1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PORT=${PORT:-2333}
+DATA_DIR=${DATA_DIR:-data}
 client=''
 
 main() {
@@ -14,7 +14,8 @@ main() {
   dev-scripts/setup.sh
   start_services
   # In the background, because bash would wait for its end before it follows a trap.
-  .venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:$PORT" --output demo-output &
+  .venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:${MAIN_API_PORT:-8040}" \
+    --key-file "$DATA_DIR/secrets/admin.key" --output demo-output &
   client=$!
   wait "$client"
 }
@@ -30,7 +31,8 @@ start_services() {
   if ((status == 3)) && [[ ${KEEP:-} != 1 ]]; then
     trap stop_services EXIT
   fi
-  dev-scripts/start.sh
+  # It takes memory, and is not asked for anything here.
+  WITHOUT=${WITHOUT-upsampler} dev-scripts/start.sh
 }
 
 stop_services() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with both packages and the tools, at the versions in constraints.txt.
+# Makes .venv with all packages and the tools, at the versions in constraints.txt.
 # Does nothing when nothing of that has changed. PYTHON=/path/to/python3.x chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -79,8 +79,8 @@ rm -f "$stamp"
 # setuptools first, pinned: the packages are then built with it and not with whatever is newest.
 "${pip[@]}" install --retries 8 --constraint constraints.txt setuptools
 "${pip[@]}" install --retries 8 --constraint constraints.txt --no-build-isolation \
-  --requirement requirements-dev.txt --editable enlight-common --editable 'bgrem[cpu]' --editable dreambooth-api \
-  --editable 'realesrgan[openvino]'
+  --requirement requirements-dev.txt --editable enlight-common --editable dreambooth-api \
+  --editable 'main-api[embedded]' --editable 'bgrem[cpu]' --editable 'realesrgan[openvino]' --editable upsampler
 fingerprint >"$stamp.new"
 mv "$stamp.new" "$stamp"
 echo "setup.sh: done"

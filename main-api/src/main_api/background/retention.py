@@ -1,0 +1,60 @@
+"""Deleting photos and pictures that are older than their tenant wants them kept."""
+
+from __future__ import annotations
+
+import logging
+
+from main_api.background.removal import ObjectRemoval
+from main_api.clock import now_ms
+from main_api.records.database import Document
+from main_api.service import Service
+
+log = logging.getLogger(__name__)
+_DAY_MS = 24 * 3600 * 1000
+_PAGE = 200
+#: For `GET /v1/jobs/<id>/deliveries`; the job says itself how it ended.
+_DELIVERIES_KEPT_MS = 30 * _DAY_MS
+
+_PHOTOS = ("upload", "photo", "input")
+_PICTURES = ("picture",)
+
+
+class Retention:
+    def __init__(self, service: Service) -> None:
+        self._records = service.records
+        self._removal = ObjectRemoval(service.pictures, service.records.objects, service.records.jobs)
+
+    def run(self) -> int:
+        """Delete what is too old, of every tenant; how many objects. Raises Unavailable, StoreUnavailable."""
+        removed = sum(self._of_tenant(tenant) for tenant in self._records.tenants.list())
+        self._records.reservations.forget_old()
+        while old := self._records.deliveries.old(now_ms() - _DELIVERIES_KEPT_MS, _PAGE):
+            for one in old:
+                self._records.deliveries.delete(one["_id"])
+        return removed
+
+    def _of_tenant(self, tenant: Document) -> int:
+        quotas = self._records.tenants.quotas_of(tenant)
+        removed = 0
+        for days, purposes in (
+            (quotas.photo_retention_days, _PHOTOS),
+            (quotas.picture_retention_days, _PICTURES),
+        ):
+            if days is not None:
+                removed += self._older(tenant["_id"], now_ms() - days * _DAY_MS, purposes)
+        if removed:
+            log.info("retention", extra={"tenant": tenant["_id"], "objects": removed})
+            self._records.audit.record(
+                "retention.delete", tenant=tenant["_id"], actor="background", target="objects", count=removed
+            )
+        return removed
+
+    def _older(self, tenant: str, before: int, purposes: tuple[str, ...]) -> int:
+        query = {"tenant": tenant, "purpose": {"$in": list(purposes)}, "created_at": {"$lt": before}}
+        removed = 0
+        while page := self._records.objects.find(query, limit=_PAGE):
+            removed += self._removal.remove(page)
+            # A set without its photos trains nothing.
+            for name in sorted({one["photo_set"] for one in page if one["photo_set"] is not None}):
+                self._records.photo_sets.delete(tenant, name)
+        return removed
