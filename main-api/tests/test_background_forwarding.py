@@ -92,9 +92,8 @@ def test_a_background_removal_is_done_by_the_service_and_its_picture_kept(
     job = answer.json()
     assert job["status"] == "succeeded"
     (shown,) = job["output"]["pictures"]
-    told = [(got.path, got.headers.get("x-request-id"), got.json.get("format"), len(got.body)) for got in services.received]
-    assert len(told) == 1, told
-    (sent,) = services.received
+    # Whatever other tests left behind may be done here, too.
+    (sent,) = [got for got in services.received if got.headers["x-request-id"] == "the-request"]
     made = json.loads(image_service(sent).body)["output_image"]
     assert httpx.get(shown["url"]).content == base64.b64decode(made)
     assert (sent.path, sent.json["format"]) == ("/remove-opacity", "webp")
@@ -246,11 +245,11 @@ def test_a_tenant_with_enough_under_way_waits_and_holds_up_nobody(
 
 
 def test_the_same_message_twenty_times_at_once_sends_the_picture_once(
-    main_api: MainApi, services: Services, tmp_path: Path
+    main_api: MainApi, services: Services
 ) -> None:
-    """Without the background process: twenty forwarders of this test's own."""
-    tenant = main_api.as_tenant("forward-9", max_processing=1)
-    service = main_api.service()
+    """Four processes' worth of parts, so that no lock of one process keeps the claims apart."""
+    tenant = main_api.as_tenant("forward-9")
+    parts = [main_api.service() for _ in range(4)]
     url = services.url
     forwarders = [
         Forwarder(
@@ -262,13 +261,15 @@ def test_the_same_message_twenty_times_at_once_sends_the_picture_once(
             Messages(None),  # type: ignore[arg-type]  # nothing is sent
             places=1,
         )
-        for _ in range(20)
+        for service in parts * 5
     ]
-    job_id = removal(tenant)
+    source = in_base64(picture(40))
+    answer = tenant.post("/v1/background-removals", json={"image": source})
+    job_id = str(answer.json()["id"])
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda one: one.run(job_id), forwarders))
     assert ended(tenant, job_id)["status"] == "succeeded"
-    sent = [got for got in services.received if got.json["input_image"] == in_base64(picture(16))]
-    assert len(sent) == 1
-    service.keeper.stop()
-    service.database.close()
+    assert len([got for got in services.received if got.json.get("input_image") == source]) == 1
+    for service in parts:
+        service.keeper.stop()
+        service.database.close()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from upsampler_parts import WITHIN_S, RunningService, in_base64, photo, running_service
 
-LONG = {"image": in_base64(photo(64)), "resolution": 2048, "num_inference_steps": 150, "guidance_scale": 2}
+LONG = {"image": in_base64(photo(64)), "resolution": 1024, "num_inference_steps": 150, "guidance_scale": 2}
 QUICK = {"image": in_base64(photo(350, 16)), "num_inference_steps": 1}
 
 

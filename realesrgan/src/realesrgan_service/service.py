@@ -32,8 +32,6 @@ _LOADING_RETRY_S = 5.0
 _LOAD_AGAIN_S = 15.0
 #: What the end of the grace time stops has this long to notice and be answered.
 _LAST_STEP_S = 3.0
-#: Loading a network takes about as long as enlarging a small picture.
-_LOADING_UNITS = 3.0
 #: Files that are written at once: each takes a core, and several times its picture in memory.
 _ENCODED_AT_ONCE = 2
 
@@ -216,7 +214,8 @@ class Service:
         at_hand = engine.at_hand(wish.model, wish.denoise_strength)
         if at_hand is not None and not wish.face_enhance:
             return at_hand
-        return self.queue.run(load, units=_LOADING_UNITS, stop=stop)
+        # No units: what a load takes says nothing about how right the estimates of pictures are.
+        return self.queue.run(load, units=0, stop=stop)
 
     def _restore_faces(self, wish: Wish, enlarged: Image.Image, stop: Stop) -> int | None:
         if not wish.face_enhance or self._faces is None:

@@ -25,8 +25,6 @@ _PATIENCE_S = 30.0
 #: After a failure, say a hub that cannot be reached, nobody waits again so soon.
 _LOAD_AGAIN_S = 15.0
 _LOOK_S = 0.25
-#: Of the queue, whose unit is a second by estimate.
-_LOADING_UNITS = 5.0
 
 
 class ModelUnavailable(Unavailable):
@@ -114,9 +112,10 @@ class LoadedEngines:
         try:
             folder = self._folder(upscaler, attempt)
             attempt.state = "is on this machine and waits for its turn to be loaded"
+            # No units: what a load takes says nothing about how right the estimates of pictures are.
             attempt.engine = self._queue.run(
                 lambda _stop: self._loaded(upscaler, folder, attempt),
-                units=_LOADING_UNITS,
+                units=0,
                 stop=lambda: False,
             )
             log.info(
