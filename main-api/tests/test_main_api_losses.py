@@ -140,3 +140,20 @@ def test_main_api_killed_and_started_again_goes_on_with_its_jobs(servers: Server
     picture = put_picture(node, claim)
     assert succeed(node, claim, [picture]).status_code == 200
     assert httpx.get(tenant.job(job_id)["output"]["pictures"][0]["url"]).status_code == 200
+
+
+def test_a_lease_that_ran_out_while_main_api_was_away_is_not_held_against_the_job(servers: Servers) -> None:
+    _, _, api = servers
+    tenant, node = api.as_tenant("losses-outage"), api.as_node()
+    job_id = tenant.generation()
+    first = node.claim(wait_s=5)
+    assert first is not None
+    api.kill()
+    api.service().records.jobs.note(job_id, {"lease_until": 1})  # as after an hour
+    api.start()
+    until(lambda: tenant.job(job_id)["status"] == "queued", "the job is given back")
+    second = node.claim(wait_s=5)
+    assert second is not None
+    assert (first["attempt"], second["attempt"]) == (1, 1)
+    assert second["fencing"] > first["fencing"]
+    assert succeed(node, second, [put_picture(node, second)]).status_code == 200

@@ -14,6 +14,7 @@ from enlight_common.queue import Canceled
 from PIL import Image
 from realesrgan_parts import FAST, as_window, difference, photo
 from realesrgan_service.models.loading import read_weights, upscaler_from
+from realesrgan_service.upscaling import network as network_module
 from realesrgan_service.upscaling import openvino_part
 from realesrgan_service.upscaling.enlarging import enlarge, work_of
 from realesrgan_service.upscaling.network import Network, Precision, network_of
@@ -23,6 +24,12 @@ from spandrel import ModelLoader
 
 X4PLUS = "RealESRGAN_x4plus"
 ANIME = "RealESRGAN_x4plus_anime_6B"
+
+
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It only measures, and takes longer than the windows here, most of all in bfloat16 without its units."""
+    monkeypatch.setattr(network_module, "_WARM_UP_SIDE", 16)
 
 
 def network(folder: Path, name: str, precision: Precision) -> Network:
@@ -46,7 +53,7 @@ def psnr(one: FloatArray, other: FloatArray) -> float:
 
 
 def test_x4plus_is_spandrels_in_fp32_and_at_50_db_in_bf16(converted_models: Path) -> None:
-    window = as_window(photo(40))
+    window = as_window(photo(32))
     expected = by_spandrel(converted_models, X4PLUS, window)
     full = network(converted_models, X4PLUS, "fp32")(window, lambda: False)
     assert np.abs(full - expected).max() <= 1 / 255

@@ -124,7 +124,7 @@ def test_clients_that_send_slowly_take_no_place_of_others(running: RunningServic
         )
         slow.append(connection)
     try:
-        for _ in range(10):
+        for _ in range(6):
             answer = running.client.post("/upsampler", json=request(photo(257, 16)))
             if answer.status_code == 200:
                 break

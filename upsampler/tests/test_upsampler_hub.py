@@ -9,11 +9,13 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import RevisionNotFoundError
 from upsampler.models import resolve_upscaler
 from upsampler.swin2sr import Swin2SREngine
 from upsampler_parts import save_swin2sr
@@ -46,7 +48,7 @@ class Hub:
                 path = unquote(urlsplit(self.path).path)
                 resolve = f"/{NAME}/resolve/{COMMIT}/"
                 headers = {"X-Repo-Commit": COMMIT}
-                if path == f"/api/models/{NAME}":
+                if path in (f"/api/models/{NAME}", f"/api/models/{NAME}/revision/{COMMIT}"):
                     data, headers["Content-Type"] = json.dumps(outer.info()).encode(), "application/json"
                 elif path.startswith(resolve) and (outer.folder / path.removeprefix(resolve)).is_file():
                     name = path.removeprefix(resolve)
@@ -57,7 +59,10 @@ class Hub:
                     if whole:
                         outer.sent.append(name)
                 else:
-                    self.send_error(404)
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "RevisionNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 self.send_response(200)
                 for key, value in headers.items():
@@ -137,6 +142,16 @@ def test_a_folder_whose_download_was_cut_off_is_not_used(served: Hub, tmp_path: 
     served.sent.clear()
     assert hub.fetch(upscaler, tmp_path / "hub", endpoint=served.url) == folder
     assert served.sent == ["model.safetensors"], "what is sound is not fetched again"
+
+
+def test_of_a_model_with_a_known_commit_no_other_is_used(served: Hub, tmp_path: Path) -> None:
+    upscaler = resolve_upscaler(NAME, tmp_path)
+    folder = hub.fetch(upscaler, tmp_path / "hub", endpoint=served.url)
+    assert hub.fetched(replace(upscaler, revision=COMMIT), tmp_path / "hub") == folder
+    other = replace(upscaler, revision=COMMIT[::-1])
+    assert hub.fetched(other, tmp_path / "hub") is None
+    with pytest.raises(RevisionNotFoundError):
+        hub.fetch(other, tmp_path / "hub", endpoint=served.url)
 
 
 def test_of_a_pipeline_the_variant_of_each_part_is_taken_and_nothing_that_unpickles(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class HubFile:
 def fetched(upscaler: Upscaler, folder: Path) -> Path | None:
     """Where under *folder* the model lies, complete and verified, or None."""
     markers = sorted(
-        (folder / _folder_name(upscaler)).glob(f"*/{MARKER}"), key=lambda path: path.stat().st_mtime
+        (folder / _folder_name(upscaler)).glob(f"{upscaler.revision or '*'}/{MARKER}"),
+        key=lambda path: path.stat().st_mtime,
     )
     return markers[-1].parent if markers else None
 
@@ -80,7 +81,9 @@ def _download(upscaler: Upscaler, target: Path, endpoint: str | None) -> Path:
     # It takes a second to import, which only those wait for who ask for a model of the hub.
     from huggingface_hub import HfApi, hf_hub_download
 
-    info = HfApi(endpoint=endpoint).model_info(upscaler.source, files_metadata=True, timeout=_ANSWER_S)
+    info = HfApi(endpoint=endpoint).model_info(
+        upscaler.source, revision=upscaler.revision, files_metadata=True, timeout=_ANSWER_S
+    )
     if info.sha is None:
         raise Unverifiable("the hub does not say which commit it has")
     files = wanted([_file(sibling) for sibling in info.siblings or []], upscaler)

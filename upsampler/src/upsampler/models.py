@@ -27,9 +27,10 @@ _PIPELINE = "StableDiffusionUpscalePipeline"
 class Upscaler:
     """An upscaler, and what is done where a request does not say.
 
-    `source` is a hub id or an absolute folder; no revision is pinned where none is known from two sources.
-    `tile` and `overlap` are in pixels of the picture that is enlarged; what is no larger than a tile is done
-    whole. `steps`, `noise_level` (0 to 350) and `guidance_scale` are of the engine `sd`.
+    `source` is a hub id or an absolute folder; `revision` the commit at the hub, where several public sources
+    agree on one, else None: what is fetched first is kept. `tile` and `overlap` are in pixels of the picture
+    that is enlarged; what is no larger than a tile is done whole. `steps`, `noise_level` (0 to 350) and
+    `guidance_scale` are of the engine `sd`.
     """
 
     name: str
@@ -41,16 +42,26 @@ class Upscaler:
     noise_level: int = 0
     guidance_scale: float = 1.0
     variant: str | None = None
+    revision: str | None = None
 
     @property
     def is_folder(self) -> bool:
         return Path(self.source).is_absolute()
 
 
-def _diffusion(name: str, source: str, variant: str | None = None) -> Upscaler:
+def _diffusion(name: str, source: str, variant: str | None = None, revision: str | None = None) -> Upscaler:
     """With the pipeline's own defaults, at the size that Stability's model was trained for."""
     return Upscaler(
-        name, "sd", source, 128, 32, steps=75, noise_level=20, guidance_scale=9.0, variant=variant
+        name,
+        "sd",
+        source,
+        128,
+        32,
+        steps=75,
+        noise_level=20,
+        guidance_scale=9.0,
+        variant=variant,
+        revision=revision,
     )
 
 
@@ -65,7 +76,7 @@ _REGISTRY: dict[str, Upscaler] = {
     upscaler.name: upscaler
     for upscaler in (
         _TINY,
-        _diffusion(_X4, _X4, "fp16"),
+        _diffusion(_X4, _X4, "fp16", revision="572c99286543a273bfd17fac263db5a77be12c4c"),
         *(
             _swin2sr(name, name)
             for name in (
