@@ -16,9 +16,11 @@ import contextlib
 import io
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +58,7 @@ def main() -> None:
         "--seconds", type=float, default=10, help="of submissions, for each number of clients"
     )
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as addresses:
         report(measure(ways(addresses, args.steps), args.rounds))
         for clients in CLIENTS:

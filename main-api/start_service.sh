@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
-# Runs main-api in the foreground with the settings in main-api/main.env; Ctrl-C ends it.
+# Runs a part of main-api in the foreground with the settings in main-api/main.env; Ctrl-C ends it.
+#
+#   start_service.sh                 the API
+#   start_service.sh background      chains, forwards, webhooks, deletions
+#   start_service.sh keys …          makes, lists and revokes keys: `keys --help`
+#
 # main.env.example tells what can be set. What the environment sets already goes first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly settings=main-api/main.env
+case ${1:-} in
+  '') module=main_api ;;
+  background | keys) module=main_api.$1; shift ;;
+  -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p}' "main-api/start_service.sh"; exit 0 ;;
+  *) echo "start_service.sh: there is no part called $1; see --help" >&2; exit 2 ;;
+esac
 [[ -x .venv/bin/python ]] || { echo "start_service.sh: there is no .venv yet; run dev-scripts/setup.sh" >&2; exit 1; }
 [[ -f $settings ]] || { echo "start_service.sh: there is no $settings; copy main-api/main.env.example and fill it in" >&2; exit 1; }
 
@@ -14,4 +25,4 @@ while IFS= read -r line || [[ -n $line ]]; do
     [[ -v $name ]] || export "$name=${BASH_REMATCH[2]}"
 done <"$settings"
 
-exec .venv/bin/python -m main_api
+exec .venv/bin/python -m "$module" "$@"

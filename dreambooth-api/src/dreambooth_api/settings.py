@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from enlight_common.errors import EnlightError
-from enlight_common.settings import Settings
+from enlight_common.settings import ServerSettings
 from pydantic import Field, field_validator
 
 from dreambooth_api.models.bases import TINY, resolve_base
 
 
-class ServiceSettings(Settings):
+class ServiceSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    host: str = Field(
-        "127.0.0.1", min_length=1, description="There is no key to this API: mind who reaches it"
-    )
     port: int = Field(5000, ge=1, le=65535)
     instance_name: str = Field("cpu0", pattern=r"^[a-z][a-z0-9]{0,15}$", description="First part of run ids")
     data_dir: Path = Field(Path("data"), description="Trainings and run states; shared by a node's instances")
@@ -44,14 +41,7 @@ class ServiceSettings(Settings):
         description="Take X-Enlight-Tenant from callers: only where main-api and workers alone are such",
     )
     unfinished_max_gb: int = Field(64, ge=1, le=100_000, description="Checkpoints of trainings cut short")
-    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(128, ge=1, le=2048, description="64 photos of 1.5 MB in base64")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
 
     @field_validator("base_model")
     @classmethod
@@ -88,8 +78,3 @@ class ServiceSettings(Settings):
     def model_memory_bytes(self) -> int:
         """Bound of the trained models in this process's memory."""
         return int(self.model_memory_gb * 1e9)
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Bound of a request body in bytes."""
-        return self.max_body_mb * 1024 * 1024

@@ -16,6 +16,7 @@
     ├── InvalidField 422            one field is wrong: `field` names it, the detail says its bound
     ├── WrongBaseModel 422
     ├── UnsupportedBaseModel 422
+    ├── ClientLeft 499              nobody reads the answer any more
     ├── InternalError 500
     │   ├── TrainingFailed
     │   └── StoreDenied             the object store refused the service's own credentials or request
@@ -197,6 +198,14 @@ class Busy(Unavailable):
 class Overloaded(Unavailable):
     type = "overloaded"
     title = "Too many requests are waiting"
+
+
+class ClientLeft(EnlightError):
+    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
+
+    status = 499
+    type = "client-left"
+    title = "The client closed its connection"
 
 
 class OutOfMemory(Unavailable):

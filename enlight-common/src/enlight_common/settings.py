@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +16,13 @@ class Settings(BaseSettings):
     """What a service's settings derive from: each field is read from the variable of its name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -33,3 +40,18 @@ class Settings(BaseSettings):
                 for item in error.errors(include_url=False, include_input=False)
             ]
         raise SettingsError("wrong settings: " + "; ".join(lines))
+
+
+class ServerSettings(Settings):
+    """Those of every HTTP service; each gives a port and sizes of its own."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Mind who reaches what asks for no key")
+    port: int = Field(ge=1, le=65535)
+    threads: int = Field(64, ge=8, le=1024)
+    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
+    max_body_mb: int = Field(64, ge=1, le=2048)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of a request body in bytes."""
+        return self.max_body_mb * 1024 * 1024

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from enlight_common.ids import ID_PATTERN
-from enlight_common.settings import Settings
+from enlight_common.settings import ServerSettings
 from enlight_common.storage.signing import MIN_SECRET_BYTES
 from pydantic import Field, SecretStr, field_validator
 
@@ -15,10 +14,9 @@ from main_api.webhooks.addresses import parse_networks
 _URL = r"^https?://[!-~]+$"
 
 
-class MainApiSettings(Settings):
+class MainApiSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8040, ge=1, le=65535)
     data_dir: Path = Path("data")
     public_url: str = Field("http://127.0.0.1:8040", pattern=_URL, description="How clients reach this")
@@ -88,13 +86,6 @@ class MainApiSettings(Settings):
     max_upload_mb: int = Field(100, ge=1, le=100)
     #: A quarter of them each for waiting clients, for waiting workers and for pictures under way.
     threads: int = Field(128, ge=16, le=1024)
-    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
 
     @field_validator("dreambooth_url", "image_store_url", "model_store_url", "internal_url", "legacy_tenant",
                      mode="before")  # fmt: skip
@@ -121,11 +112,6 @@ class MainApiSettings(Settings):
     @property
     def secret(self) -> bytes:
         return self.signing_secret.get_secret_value().encode()
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Bound of a request body in bytes."""
-        return self.max_body_mb * 1024 * 1024
 
     @property
     def max_upload_bytes(self) -> int:

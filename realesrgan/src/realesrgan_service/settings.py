@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from enlight_common.settings import Settings
-from pydantic import Field, field_validator, model_validator
+from enlight_common.settings import ServerSettings
+from pydantic import Field, model_validator
 
 from realesrgan_service.models.catalog import ALIASES, DEFAULT, Catalog
 from realesrgan_service.models.conversion import NCNN_STEMS
@@ -14,12 +14,9 @@ from realesrgan_service.models.conversion import NCNN_STEMS
 _MAX_NAMES = 50  # in an error's text
 
 
-class ServiceSettings(Settings):
+class ServiceSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    host: str = Field(
-        "127.0.0.1", min_length=1, description="There is no key to this API: mind who reaches it"
-    )
     port: int = Field(11111, ge=1, le=65535)
     weights_dir: Path = Field(Path("data/weights"), description="What dev-scripts/fetch-weights.sh fills")
     models_dir: Path | None = Field(
@@ -36,14 +33,7 @@ class ServiceSettings(Settings):
     max_loaded: int = Field(4, ge=1, le=64, description="Networks kept in memory")
     patience_s: int = Field(900, ge=1, le=86_400, description="What would take longer is refused or stopped")
     threads: int = Field(32, ge=8, le=1024)
-    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(32, ge=1, le=512, description="A picture of 20 MB in base64 is 27 MB")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _model_is_known(self) -> Self:
@@ -59,8 +49,3 @@ class ServiceSettings(Settings):
     def models_folder(self) -> Path:
         """Where the upscalers are."""
         return self.models_dir or self.weights_dir / "realesrgan"
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Bound of a request body in bytes."""
-        return self.max_body_mb * 1024 * 1024

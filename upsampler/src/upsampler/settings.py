@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from enlight_common.errors import EnlightError
-from enlight_common.settings import Settings
-from pydantic import Field, field_validator, model_validator
+from enlight_common.settings import ServerSettings
+from pydantic import Field, model_validator
 
 from upsampler.models import SWIN2SR, TINY, resolve_upscaler
 
 
-class UpsamplerSettings(Settings):
+class UpsamplerSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    host: str = Field(
-        "127.0.0.1", min_length=1, description="There is no key to this API: mind who reaches it"
-    )
     port: int = Field(4455, ge=1, le=65535)
     weights_dir: Path = Field(Path("data/weights"), description="Its folder `upsampler` holds models, if any")
     upscaler: str = Field(TINY, min_length=1, description="What the engine `sd` draws with")
@@ -29,14 +26,7 @@ class UpsamplerSettings(Settings):
     #: Half of them at most wait for pictures; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)
     queue_length: int = Field(16, ge=1, le=512, description="Pictures that may wait for their turn")
-    grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(32, ge=1, le=2048, description="A picture of 20 MB in base64")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _are_known(self) -> Self:
@@ -49,8 +39,3 @@ class UpsamplerSettings(Settings):
             if found.engine != engine:
                 raise ValueError(f"{field.upper()}: must be a model of the engine {engine}")
         return self
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Bound of a request body in bytes."""
-        return self.max_body_mb * 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 
-from enlight_common.errors import EnlightError, InvalidField, ShuttingDown
+from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
 from enlight_common.images import (
     ImageBounds,
     decode_base64,
@@ -26,14 +26,6 @@ from bgrem.service import Cutting
 blueprint = Blueprint("remove", __name__)
 #: At zlib's usual 6, packing a cut-out takes a fifth of what u2netp needs to find it.
 _PNG_EFFORT = 2
-
-
-class ClientLeft(EnlightError):
-    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
-
-    status = 499
-    type = "client-left"
-    title = "The client closed its connection"
 
 
 @blueprint.post("/remove")

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from enlight_common.errors import EnlightError, ShuttingDown
+from enlight_common.errors import ClientLeft, ShuttingDown
 from enlight_common.images import encode_image
 from enlight_common.queue import Canceled
 from enlight_common.web import documented, parse_body
@@ -19,14 +19,6 @@ from dreambooth_api.schemas.inference import InferenceAnswer, InferenceBody, Use
 
 log = logging.getLogger(__name__)
 blueprint = Blueprint("inference", __name__)
-
-
-class ClientLeft(EnlightError):
-    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
-
-    status = 499
-    type = "client-left"
-    title = "The client closed its connection"
 
 
 @blueprint.post("/inference")

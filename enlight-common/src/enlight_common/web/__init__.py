@@ -6,7 +6,7 @@ from enlight_common.web.logs import current_request_id, current_traceparent, log
 from enlight_common.web.metrics import registry_of
 from enlight_common.web.openapi import Problem, ServiceInfo, documented, secured
 from enlight_common.web.parsing import Body, parse_body, parse_query
-from enlight_common.web.serving import become_gunicorn, gunicorn_settings
+from enlight_common.web.serving import become_gunicorn, gunicorn_settings, gunicorn_settings_of
 from enlight_common.web.streams import (
     Event,
     LongLived,
@@ -34,6 +34,7 @@ __all__ = [
     "current_traceparent",
     "documented",
     "gunicorn_settings",
+    "gunicorn_settings_of",
     "last_event_id",
     "log_settings",
     "parse_body",

@@ -12,12 +12,28 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from enlight_common.settings import ServerSettings
 from enlight_common.web.logs import log_settings
 
 # Above nginx's keepalive_timeout for upstreams (60 s), so that it is nginx that closes an idle connection: a
 # request sent on a connection that closes at that moment would be lost.
 _KEEP_ALIVE_SECONDS = 75
 _FIRST_BYTE_SECONDS = 5
+# gunicorn kills its worker this much later than the worker itself gives up: connections kept alive get
+# another 2 s, and what the end of the grace time stopped gets its answer.
+_MARGIN_SECONDS = 8
+
+
+def gunicorn_settings_of(settings: ServerSettings, name: str) -> dict[str, Any]:
+    """`gunicorn_settings` for a service with these *settings*, called *name* in the list of processes."""
+    return gunicorn_settings(
+        host=settings.host,
+        port=settings.port,
+        threads=settings.threads,
+        grace_s=settings.grace_s + _MARGIN_SECONDS,
+        name=name,
+        log_level=settings.log_level,
+    )
 
 
 def gunicorn_settings(

@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 
-from enlight_common.errors import EnlightError, InvalidField, ShuttingDown
+from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
 from enlight_common.images import MAX_SIDES
 from enlight_common.patience import Patience
 from enlight_common.queue import Canceled, Stop
@@ -22,14 +22,6 @@ from realesrgan_service.settings import ServiceSettings
 from realesrgan_service.upscaling.tiles import LEAST_TILE
 
 blueprint = Blueprint("upsampler", __name__)
-
-
-class ClientLeft(EnlightError):
-    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
-
-    status = 499
-    type = "client-left"
-    title = "The client closed its connection"
 
 
 @blueprint.get("/")

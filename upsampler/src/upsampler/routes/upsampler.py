@@ -7,7 +7,7 @@ import json
 import socket
 from dataclasses import asdict
 
-from enlight_common.errors import EnlightError, InvalidField, ShuttingDown
+from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
 from enlight_common.patience import Patience
 from enlight_common.queue import Canceled, Stop
 from enlight_common.web import current_request_id, documented, parse_body, preferred_wait
@@ -22,14 +22,6 @@ from upsampler.service import Wish
 
 blueprint = Blueprint("upsampler", __name__)
 _SD_SETTINGS = ("seed", "steps", "noise_level", "guidance_scale")
-
-
-class ClientLeft(EnlightError):
-    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
-
-    status = 499
-    type = "client-left"
-    title = "The client closed its connection"
 
 
 @blueprint.get("/")
