@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 
@@ -26,8 +25,8 @@ def bgrem_service() -> Iterator[Service]:
     running = Service(settings)
     running.start()
     deadline = time.monotonic() + _WITHIN_S
-    while running.ready is not True or not hasattr(sys.modules.get("rembg.bg"), "remove"):
-        assert time.monotonic() < deadline, running.ready
+    while running.refinements.ready is not True:
+        assert time.monotonic() < deadline, (running.cutter.ready, running.refinements.ready)
         time.sleep(0.05)
     yield running
     running.drain(grace_s=5)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bgrem_parts import astronaut, difference, from_base64, in_base64
+from bgrem_parts import astronaut
 from flask import Flask
 from flask.testing import FlaskClient
+from picture_parts import difference, from_base64, in_base64
 from PIL import Image
 
 

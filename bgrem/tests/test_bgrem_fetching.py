@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from bgrem.app import create_app
-from bgrem.fetching import Fetches
 from bgrem.models import Model, Models
 from bgrem.service import Service
 from bgrem.settings import ServiceSettings
-from bgrem_parts import SMALL, WEIGHTS_DIR, astronaut, in_base64, until, weights
+from bgrem_parts import SMALL, WEIGHTS_DIR, astronaut, weights
 from enlight_common.errors import InvalidField, Unavailable
+from enlight_common.fetching import BeingFetched, Fetches
 from enlight_common.queue import Canceled
 from enlight_common.weights import Weight
+from picture_parts import in_base64
+from running_process import until
 
 MD5 = "0" * 32
 BODY = {"input_image": in_base64(astronaut())}
@@ -64,11 +66,11 @@ def never() -> bool:
 
 
 def test_what_could_not_be_fetched_is_answered_from_memory(releases: Releases, tmp_path: Path) -> None:
-    fetches = Fetches(tmp_path)
+    fetches = Fetches()
     model = releases.model("missing")
     for _ in range(3):
         with pytest.raises(Unavailable) as caught:
-            fetches.paths(model, never)
+            model.obtain(tmp_path, fetches, never)
         assert caught.value.type == "unavailable"
         assert 0 < (caught.value.retry_after or 0) <= 60
         asked = len(releases.asked)
@@ -76,38 +78,43 @@ def test_what_could_not_be_fetched_is_answered_from_memory(releases: Releases, t
 
 
 def test_what_could_not_be_fetched_is_tried_again_later(releases: Releases, tmp_path: Path) -> None:
-    fetches = Fetches(tmp_path, remember_s=0.0)
+    fetches = Fetches(remember_s=0.0)
     model = releases.model("missing")
     for _ in range(2):
         with pytest.raises(Unavailable):
-            fetches.paths(model, never)
+            model.obtain(tmp_path, fetches, never)
     assert len(releases.asked) == 6
 
 
 def test_a_model_on_the_disk_waits_for_no_download(releases: Releases) -> None:
     weights()
-    fetches = Fetches(WEIGHTS_DIR)
+    fetches = Fetches()
     leave = threading.Event()
     known = Models.of_rembg().named(SMALL)
     with ThreadPoolExecutor(2) as clients:
-        slow = [clients.submit(fetches.paths, releases.model(f"slow-{n}"), leave.is_set) for n in range(2)]
+        slow = [
+            clients.submit(releases.model(f"slow-{n}").obtain, WEIGHTS_DIR, fetches, leave.is_set)
+            for n in range(2)
+        ]
         until(lambda: len(releases.asked) == 2)
-        assert fetches.paths(known, never) == known.paths(WEIGHTS_DIR)
+        assert known.obtain(WEIGHTS_DIR, fetches, never) == known.paths(WEIGHTS_DIR)
         leave.set()
         for one in slow:
             assert isinstance(one.exception(), Canceled)
 
 
 def test_few_wait_for_weights_and_the_next_are_told_to_come_back(releases: Releases, tmp_path: Path) -> None:
-    fetches = Fetches(tmp_path)
+    fetches = Fetches()
     leave = threading.Event()
     with ThreadPoolExecutor(6) as clients:
-        asked = [clients.submit(fetches.paths, releases.model("slow"), leave.is_set) for _ in range(6)]
+        asked = [
+            clients.submit(releases.model("slow").obtain, tmp_path, fetches, leave.is_set) for _ in range(6)
+        ]
         until(lambda: sum(one.done() for one in asked) == 2)
         refused = [one.exception() for one in asked if one.done()]
         leave.set()
-        others = [one.exception() for one in asked if not isinstance(one.exception(), Unavailable)]
-    assert [type(one) for one in refused] == [Unavailable] * 2
+        others = [one.exception() for one in asked if not isinstance(one.exception(), BeingFetched)]
+    assert [type(one) for one in refused] == [BeingFetched] * 2
     assert [type(one) for one in others] == [Canceled] * 4
     assert len(releases.asked) == 1
 
@@ -116,14 +123,14 @@ def test_a_damaged_file_is_fetched_again(releases: Releases, tmp_path: Path) -> 
     (tmp_path / "rembg").mkdir()
     (tmp_path / "rembg" / "missing.onnx").write_bytes(b"damaged")
     with pytest.raises(Unavailable):
-        Fetches(tmp_path).paths(releases.model("missing"), never)
+        releases.model("missing").obtain(tmp_path, Fetches(), never)
     assert releases.asked
 
 
 def test_the_operators_file_is_asked_for_by_its_name(tmp_path: Path) -> None:
     model = Models.of_rembg().named("u2net_custom")
     with pytest.raises(InvalidField, match=r"rembg/u2net_custom\.onnx"):
-        Fetches(tmp_path).paths(model, never)
+        model.obtain(tmp_path, Fetches(), never)
 
 
 def test_who_waits_for_weights_holds_up_nobody(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +141,7 @@ def test_who_waits_for_weights_holds_up_nobody(releases: Releases, monkeypatch: 
     settings = ServiceSettings(weights_dir=WEIGHTS_DIR, default_model=SMALL, compute_threads=1, threads=16)
     service = Service(settings)
     service.start()
-    until(lambda: service.ready is True)
+    until(lambda: service.cutter.ready is True)
     client = create_app(service).test_client()
     with ThreadPoolExecutor(4) as clients:
         # More than have a hand.

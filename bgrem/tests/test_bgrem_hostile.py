@@ -10,8 +10,9 @@ import zlib
 from typing import Any
 
 import pytest
-from bgrem_parts import astronaut, in_base64
+from bgrem_parts import astronaut
 from flask.testing import FlaskClient
+from picture_parts import in_base64
 from PIL import Image
 
 PHOTO = in_base64(astronaut())

@@ -14,19 +14,10 @@ from bgrem.request import CutOptions
 from bgrem.runtimes import Runtime, find_runtimes
 from bgrem.service import Cutting, Service
 from bgrem.sessions import Sessions
-from bgrem_parts import (
-    SMALL,
-    WEIGHTS_DIR,
-    astronaut,
-    difference,
-    from_base64,
-    in_base64,
-    overlap,
-    photos,
-    weights,
-)
+from bgrem_parts import SMALL, WEIGHTS_DIR, astronaut, overlap, photos, weights
 from enlight_common.errors import InternalError, InvalidField
 from flask.testing import FlaskClient
+from picture_parts import difference, from_base64, in_base64
 from PIL import Image
 
 #: As on a machine where bf16 pays, so that "auto" tries it; its own order is left to `find_runtimes`.

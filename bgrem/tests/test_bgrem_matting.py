@@ -11,11 +11,13 @@ from bgrem.matting import MAX_UNKNOWN_PIXELS, Matter, find_trimap
 from bgrem.models import Models
 from bgrem.request import CutOptions, Matting
 from bgrem.service import Service
-from bgrem_parts import SMALL, astronaut, in_base64, photos, until
+from bgrem_parts import SMALL, astronaut, photos
 from enlight_common.errors import InvalidField, Overloaded
 from enlight_common.queue import Canceled
 from flask.testing import FlaskClient
+from picture_parts import in_base64
 from PIL import Image
+from running_process import until
 
 MATTED = CutOptions(Models.of_rembg().named(SMALL), matting=Matting())
 PLAIN = CutOptions(Models.of_rembg().named(SMALL))

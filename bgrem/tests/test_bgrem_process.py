@@ -3,95 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import onnxruntime
-import psutil
 import pytest
-from bgrem_parts import SMALL, WEIGHTS_DIR, astronaut, from_base64, in_base64, weights
+from bgrem_parts import SMALL, WEIGHTS_DIR, astronaut, weights
+from picture_parts import from_base64, in_base64
+from running_process import WITHIN_S, RunningProcess, running_process
 
-WITHIN_S = 240
 BODY = {"input_image": in_base64(astronaut())}
 
 
-class Running:
-    """A started service; its output is in `log`."""
-
-    def __init__(self, folder: Path) -> None:
-        weights()
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.log = folder / "service.log"
-        settings = {
-            "PORT": str(self.port),
-            "WEIGHTS_DIR": str(WEIGHTS_DIR),
-            "DEFAULT_MODEL": SMALL,
-            "THREADS": "16",
-            "COMPUTE_THREADS": "1",
-        }
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "bgrem"]
-            self.process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=WITHIN_S)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WITHIN_S
-        while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            time.sleep(0.05)
-
-    def status(self, path: str) -> int:
-        with contextlib.suppress(httpx.HTTPError):
-            return self.client.get(path).status_code
-        return 0
-
-    def metric(self, name: str) -> float:
-        lines = self.client.get("/metrics").text.splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
-
-    def resident_bytes(self) -> int:
-        first = psutil.Process(self.process.pid)
-        return sum(one.memory_info().rss for one in [first, *first.children(recursive=True)])
-
-    def send(self, data: bytes = json.dumps(BODY).encode(), *, only: int | None = None) -> socket.socket:
-        """A request whose answer nobody reads yet, or of whose body *only* so many bytes are sent."""
-        head = f"POST /remove HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data)}\r\n"
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=WITHIN_S)
-        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data[:only])
-        return connection
-
-
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    service = Running(tmp_path_factory.mktemp("bgrem"))
-    try:
-        service.until(lambda: service.status("/healthz") == 200)
-        service.until(lambda: service.status("/readyz") == 200)
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProcess]:
+    weights()
+    settings = {"WEIGHTS_DIR": str(WEIGHTS_DIR), "DEFAULT_MODEL": SMALL, "COMPUTE_THREADS": "1"}
+    with running_process("bgrem", tmp_path_factory.mktemp("bgrem"), **settings) as service:
+        service.until(lambda: service.answers("/healthz"))
+        service.until(lambda: service.answers("/readyz"))
         yield service
-    finally:
-        service.client.close()
-        service.process.kill()
-        service.process.wait()
 
 
-def test_when_too_many_wait_the_next_is_told_to_come_back(running: Running) -> None:
+def test_when_too_many_wait_the_next_is_told_to_come_back(running: RunningProcess) -> None:
     def ask(_: int) -> httpx.Response:
         return httpx.post(f"http://127.0.0.1:{running.port}/remove", json=BODY, timeout=WITHIN_S)
 
     with ThreadPoolExecutor(14) as clients:
         futures = [clients.submit(ask, number) for number in range(14)]
-        running.until(lambda: running.status("/healthz") == 200)  # while all of them are being answered
+        running.until(lambda: running.answers("/healthz"))  # while all of them are being answered
         answers = [future.result() for future in futures]
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}
@@ -103,9 +49,9 @@ def test_when_too_many_wait_the_next_is_told_to_come_back(running: Running) -> N
     assert len({picture.tobytes() for picture in pictures}) == 1
 
 
-def test_who_leaves_gives_up_the_place(running: Running) -> None:
+def test_who_leaves_gives_up_the_place(running: RunningProcess) -> None:
     done = running.metric("inferences_total")
-    connections = [running.send() for _ in range(8)]
+    connections = [running.send("/remove", BODY) for _ in range(8)]
     running.until(lambda: running.metric("requests_taken") == 8)
     for connection in connections:
         connection.close()
@@ -113,10 +59,10 @@ def test_who_leaves_gives_up_the_place(running: Running) -> None:
     assert running.metric("inferences_total") - done < 8
 
 
-def test_bodies_that_do_not_arrive_hold_up_nobody(running: Running) -> None:
+def test_bodies_that_do_not_arrive_hold_up_nobody(running: RunningProcess) -> None:
     with contextlib.ExitStack() as open_connections:
         for _ in range(12):  # of 16 threads
-            open_connections.enter_context(running.send(only=1))
+            open_connections.enter_context(running.send("/remove", BODY, only=1))
         # On a connection that is accepted after theirs, so that they have their threads by now.
         assert httpx.get(f"http://127.0.0.1:{running.port}/healthz", timeout=WITHIN_S).status_code == 200
         # A minute later they would be refused anyway; whoever asks again within seconds is served.
@@ -128,7 +74,7 @@ def test_bodies_that_do_not_arrive_hold_up_nobody(running: Running) -> None:
         assert answer.status_code == 200
 
 
-def test_memory_does_not_grow_with_requests(running: Running) -> None:
+def test_memory_does_not_grow_with_requests(running: RunningProcess) -> None:
     def ask_often(times: int) -> None:
         for _ in range(times):
             running.client.post("/remove", json=BODY).raise_for_status()
@@ -141,8 +87,8 @@ def test_memory_does_not_grow_with_requests(running: Running) -> None:
     assert running.resident_bytes() - before < requests * 500_000
 
 
-def test_sigterm_lets_what_runs_finish(running: Running) -> None:
-    connection = running.send()
+def test_sigterm_lets_what_runs_finish(running: RunningProcess) -> None:
+    connection = running.send("/remove", BODY)
     running.until(lambda: running.metric("requests_taken") == 1)
     running.process.send_signal(signal.SIGTERM)
     answer = b""

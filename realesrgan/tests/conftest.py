@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from realesrgan_parts import FAST, WEIGHTS, WITHIN_S, HangingServer
+from realesrgan_parts import FAST, WEIGHTS, HangingServer
 from realesrgan_service.app import create_app
 from realesrgan_service.models.conversion import convert_default_models
 from realesrgan_service.service import Service
 from realesrgan_service.settings import ServiceSettings
+from running_process import WITHIN_S
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +44,8 @@ def service(models_dir: Path) -> Iterator[Service]:
     running = Service(settings)
     running.start()
     deadline = time.monotonic() + WITHIN_S
-    while running.ready is not True:
-        assert time.monotonic() < deadline, running.ready
+    while running.loaded.ready is not True:
+        assert time.monotonic() < deadline, running.loaded.ready
         time.sleep(0.05)
     yield running
     running.drain(grace_s=5)

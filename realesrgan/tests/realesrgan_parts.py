@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.server
-import io
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from picture_parts import in_base64
 from PIL import Image, ImageDraw
+from running_process import WITHIN_S
 from skimage import data
 
 WEIGHTS = Path(os.environ.get("WEIGHTS_DIR") or Path(__file__).parents[2] / "data" / "weights")
 FAST = "realesr-animevideov3"
-WITHIN_S = 240
 
 
 def photo(width: int, height: int | None = None) -> Image.Image:
@@ -44,35 +42,9 @@ def as_window(image: Image.Image) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255)
 
 
-def in_base64(image: Image.Image, image_format: str = "PNG", **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def from_base64(text: str) -> Image.Image:
-    image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-    image.load()
-    return image
-
-
 def request(image: Image.Image, **fields: Any) -> dict[str, Any]:
     """A body with the fast network and the smallest size."""
     return {"input_string": in_base64(image), "model_name": FAST, "out_resolution": 1025, **fields}
-
-
-def difference(one: Image.Image, other: Image.Image) -> int:
-    """The largest difference of any channel of any pixel, of 255."""
-    assert one.size == other.size
-    assert one.mode == other.mode
-    return int(np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class HangingServer:

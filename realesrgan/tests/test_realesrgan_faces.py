@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from enlight_common.errors import InvalidField
+from enlight_common.fetching import Fetches
 from flask.testing import FlaskClient
 from PIL import Image
-from realesrgan_parts import WEIGHTS, HangingServer, photo, request, until
+from realesrgan_parts import WEIGHTS, HangingServer, photo, request
 from realesrgan_service.app import create_app
 from realesrgan_service.models.published import FACE_RESTORER
 from realesrgan_service.service import Service
 from realesrgan_service.upscaling import faces as faces_module
 from realesrgan_service.upscaling.faces import TEMPLATE, Faces, _warped, lay_back, similarity
+from running_process import until
 
 
 def turned(
@@ -51,7 +53,7 @@ def test_a_face_that_was_not_changed_leaves_the_picture_as_it_was() -> None:
 
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(InvalidField, match=r"GFPGANv1\.4\.pth"):
-        Faces(WEIGHTS / "nowhere", "cpu", fetching=False).fetch()
+        Faces(WEIGHTS / "nowhere", "cpu", None).fetch(lambda: False)
 
 
 def test_a_download_of_the_faces_weights_holds_up_no_other_picture(
@@ -65,7 +67,7 @@ def test_a_download_of_the_faces_weights_holds_up_no_other_picture(
     monkeypatch.setattr(faces_module, "_opencv_is_here", lambda: True)
     restorer = replace(FACE_RESTORER, urls=(hanging_server.url("restorer"),), sha256="0" * 64)
     monkeypatch.setattr(faces_module, "FACE_RESTORER", restorer)
-    monkeypatch.setattr(service, "_faces", Faces(tmp_path, "cpu", fetching=True))
+    monkeypatch.setattr(service.loaded.get(), "faces", Faces(tmp_path, "cpu", Fetches()))
     hanging_server.hangs.add("restorer")
     with ThreadPoolExecutor() as pool, hanging_server.released_at_the_end():
         body = request(photo(172, 20), face_enhance=True)

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from enlight_common.errors import InvalidField, StoreCorrupt, UnknownModel
-from realesrgan_parts import FAST, WEIGHTS, HangingServer, until
+from enlight_common.fetching import Fetches
+from realesrgan_parts import FAST, WEIGHTS, HangingServer
 from realesrgan_service.models import catalog as catalog_module
 from realesrgan_service.models.catalog import Catalog
 from realesrgan_service.models.conversion import NCNN_STEMS, convert_default_models, converted
 from realesrgan_service.models.loading import blended, read_weights, upscaler_from
 from realesrgan_service.models.ncnn import read_state_dict
 from realesrgan_service.models.published import GENERAL, UPSCALERS
+from running_process import until
 from safetensors.torch import load_file
 
 #: Each conversion leaves a line in the file of the third argument.
@@ -86,7 +88,7 @@ def test_a_damaged_ncnn_file_is_refused(tmp_path: Path, size: int) -> None:
 
 
 def test_a_file_that_is_dropped_in_is_there_and_a_safetensors_goes_before_a_pth(tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path, fetching=False)
+    catalog = Catalog(tmp_path)
     assert catalog.files() == []
     for name in ("mine.pth", "mine.safetensors", "other.pth", ".hidden.pth", "a b.pth", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
@@ -99,12 +101,12 @@ def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path.parent / "x.pth").write_bytes(b"x")
     (tmp_path / "mine.pth").write_bytes(b"x")
     with pytest.raises(UnknownModel):
-        Catalog(tmp_path, fetching=False).find(name)
+        Catalog(tmp_path).find(name)
 
 
 def test_a_known_model_that_is_not_here_says_which_file_it_needs(tmp_path: Path) -> None:
     with pytest.raises(InvalidField, match=r"realesr-general-x4v3\.pth"):
-        Catalog(tmp_path, fetching=False).find("realesr-general-x4v3")
+        Catalog(tmp_path).find("realesr-general-x4v3")
 
 
 def test_a_download_holds_up_nobody_who_asks_for_another_model(
@@ -117,7 +119,7 @@ def test_a_download_holds_up_nobody_who_asks_for_another_model(
         for name in ("RealESRGAN_x2plus", GENERAL)
     }
     monkeypatch.setattr(catalog_module, "UPSCALERS", weights)
-    catalog = Catalog(tmp_path)
+    catalog = Catalog(tmp_path, Fetches())
     hanging_server.hangs.add("RealESRGAN_x2plus")
     with ThreadPoolExecutor() as pool, hanging_server.released_at_the_end():
         held = pool.submit(catalog.find, "RealESRGAN_x2plus")

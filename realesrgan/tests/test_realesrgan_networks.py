@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from enlight_common.queue import Canceled
+from picture_parts import difference
 from PIL import Image
-from realesrgan_parts import FAST, as_window, difference, photo
+from realesrgan_parts import FAST, as_window, photo
 from realesrgan_service.models.loading import read_weights, upscaler_from
 from realesrgan_service.upscaling import network as network_module
 from realesrgan_service.upscaling import openvino_part

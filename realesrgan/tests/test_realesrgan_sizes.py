@@ -6,8 +6,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from picture_parts import difference
 from PIL import Image
-from realesrgan_parts import difference, disc, photo
+from realesrgan_parts import disc, photo
 from realesrgan_service.upscaling.picture import bled, to_canvas, to_image
 from realesrgan_service.upscaling.plan import plan
 

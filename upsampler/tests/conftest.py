@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from upsampler import openmp
+from enlight_common import openmp
 
 # Before torch is imported, as the service's start does; no test may reach for a hub.
 os.environ.update({**openmp.WAITING, "HF_HUB_OFFLINE": "1", **os.environ})
@@ -31,8 +31,8 @@ def upsampler_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     running = Service(settings)
     running.start()
     deadline = time.monotonic() + _LOADED_WITHIN_S
-    while running.ready is not True:
-        assert time.monotonic() < deadline, running.ready
+    while running.loaded.ready is not True:
+        assert time.monotonic() < deadline, running.loaded.ready
         time.sleep(0.05)
     yield running
     running.drain(grace_s=5)

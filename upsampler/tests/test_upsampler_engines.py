@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionUpscalePipeline
 from enlight_common.errors import InvalidField
 from enlight_common.queue import Canceled
+from picture_parts import difference
 from PIL import Image
 from transformers import Swin2SRForImageSuperResolution, Swin2SRImageProcessor
 from upsampler.diffusion import DiffusionEngine
@@ -19,7 +20,7 @@ from upsampler.models import SWIN2SR, TINY, TINY_FOLDER, known_upscalers, resolv
 from upsampler.request import Manner
 from upsampler.swin2sr import Swin2SREngine
 from upsampler.tiles import cut
-from upsampler_parts import difference, photo, pixels, save_swin2sr
+from upsampler_parts import photo, pixels, save_swin2sr
 
 MANNER = Manner(tile=64, overlap=16, seed=7, prompt="a red mug", steps=2, noise_level=20)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,15 @@ def test_of_one_place_the_default_makes_room(queue: WorkQueue, weights: Path) ->
     for name in ("kept", "second"):
         loaded.get(upscaler(weights, name))
     assert loaded.names == ["second"]
+
+
+def test_a_model_that_made_room_is_freed(queue: WorkQueue, weights: Path) -> None:
+    loaded = engines(queue, weights, limit=1)
+    first = weakref.ref(loaded.get(upscaler(weights, "second")))
+    assert first() is not None
+    loaded.get(upscaler(weights, "third"))
+    gc.collect()
+    assert first() is None
 
 
 def test_a_full_queue_is_no_failure_of_the_model(queue: WorkQueue, weights: Path, held: Held) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import torch
 from flask.testing import FlaskClient
+from picture_parts import difference, from_base64, in_base64
 from PIL import Image
+from running_process import until
 from upsampler.app import create_app
 from upsampler.enlarging import enlarge, work_of
 from upsampler.models import TINY, EngineName
 from upsampler.request import Manner
 from upsampler.service import Service
-from upsampler_parts import difference, from_base64, in_base64, photo, until
+from upsampler_parts import photo
 
 KEPT = {"image": in_base64(photo(64, 16)), "prompt": "a cat", "resolution": 1024, "mblimit": "false"}
 PHOTO = KEPT["image"]
@@ -181,12 +183,11 @@ def test_a_service_that_leaves_waits_for_the_file_of_a_picture(upsampler_service
         until(lambda: leaving.pictures == 1)
         assert not leaving.queue.busy
         draining = pool.submit(leaving.drain, 600)
-        until(lambda: leaving.ready == "the service is shutting down")
+        until(lambda: leaving.leaving.draining)
         assert not draining.done()
         turns.close()
         assert asking.result().status_code == 200
         draining.result()
-    assert not leaving.stopping
 
 
 def test_swin2sr_is_an_engine_beside(upsampler_client: FlaskClient) -> None:

@@ -21,7 +21,7 @@ def create_app(service: Service | None = None) -> Flask:
         __name__,
         max_body_bytes=service.settings.max_body_bytes,
         body_gate=web.BodyGate.of_threads(service.settings.threads),
-        ready=lambda: service.ready,
+        ready=lambda: service.cutter.ready,
         drain=lambda: service.drain(service.settings.grace_s),
         info=web.ServiceInfo(
             title="Enlight bgrem", description="Cuts the subject of a photo out, with the models of rembg."

@@ -9,12 +9,6 @@ from bgrem.matting import Matter, refinements
 from bgrem.request import Background, CutOptions
 
 
-def check_refinements(options: CutOptions) -> None:
-    """Raise Unavailable where *options* need what `warm_refinements` has not imported yet."""
-    if options.solves or options.post_process_mask:
-        refinements()
-
-
 def cut_out(
     photo: Image.Image, masks: list[Image.Image], options: CutOptions, matter: Matter | None, field: str
 ) -> Image.Image:

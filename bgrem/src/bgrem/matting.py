@@ -8,12 +8,11 @@ counted first. And the solver asks between its steps whether it should go on.
 from __future__ import annotations
 
 import importlib
-import sys
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from enlight_common.errors import InvalidField, Unavailable
+from enlight_common.errors import InvalidField
 from enlight_common.queue import Canceled, Stop
 from PIL import Image
 
@@ -26,25 +25,17 @@ MAX_MATTING_PIXELS = 2_000_000
 MAX_UNKNOWN_PIXELS = 250_000
 #: In steps of the solver; what converges does so within 50.
 _MAX_STEPS = 1000
-_IMPORTING_RETRY_S = 10.0
 
 Levels = np.ndarray[Any, np.dtype[np.uint8]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def warm_refinements() -> None:
-    """Import rembg's matting, which compiles for up to minutes on a machine that has not done so before."""
-    importlib.import_module("rembg.bg")
-
-
 def refinements() -> ModuleType:
-    """rembg's module with matting and smoothing. Raises Unavailable while it is being imported."""
-    module = sys.modules.get("rembg.bg")
-    # An import that goes on in another thread has put a half-made module there.
-    if module is None or getattr(module.__spec__, "_initializing", False):
-        detail = "alpha matting and mask post-processing are still being compiled"
-        raise Unavailable(detail, retry_after=_IMPORTING_RETRY_S)
-    return module
+    """rembg's module with matting and smoothing.
+
+    Importing it compiles for up to minutes on a machine that has not done so before.
+    """
+    return importlib.import_module("rembg.bg")
 
 
 class Matter:

@@ -24,7 +24,7 @@ class _ServiceCollector(Collector):
         yield CounterMetricFamily("inferences", "Runs of a network", queue.units_done)
         yield CounterMetricFamily("inference_seconds", "Seconds spent in networks", queue.seconds)
         yield GaugeMetricFamily("seconds_per_inference", "Running mean", queue.seconds_per_unit)
-        cutter = service.loaded_cutter
+        cutter = service.cutter.value
         yield GaugeMetricFamily(
             "model_ready", "Whether the default model was loaded", int(cutter is not None)
         )

@@ -11,7 +11,9 @@ from typing import Any
 
 from enlight_common.default_weights import REMBG
 from enlight_common.errors import InvalidField
-from enlight_common.weights import DEADLINE_S, Weight, fetch, is_sound
+from enlight_common.fetching import Fetches
+from enlight_common.queue import Stop
+from enlight_common.weights import Weight, fetch_all, is_sound
 
 from bgrem.rembg_sessions import session_classes
 
@@ -59,10 +61,19 @@ class Model:
             file = f"{_FOLDER}/{self.name}.onnx"
             raise InvalidField(field, f"needs the file {file} in the service's folder of weights", file=file)
 
-    def fetch(self, weights_dir: Path, *, deadline_s: float = DEADLINE_S) -> None:
-        """Fetch those of its files that are missing or damaged. Raises as `enlight_common.weights.fetch`."""
-        for weight in self.weights:
-            fetch(weight, weights_dir, deadline_s=deadline_s)
+    def obtain(self, weights_dir: Path, fetches: Fetches, stop: Stop, *, patient: bool = False) -> list[Path]:
+        """Its files, whole and checked. Those that are on the disk wait for no download.
+
+        Raises:
+            InvalidField: the operator has to put its file there.
+            Unavailable: they are still being fetched (*patient* waits on), or cannot be had.
+            StoreCorrupt, TimedOut, StorageFull: fetching them went wrong.
+            Canceled: *stop* said so.
+        """
+        self.check_obtainable(weights_dir)
+        if not (self.is_here(weights_dir) and self.is_sound(weights_dir)):
+            fetches.get(self.name, lambda: fetch_all(self.weights, weights_dir), stop, patient=patient)
+        return self.paths(weights_dir)
 
 
 class Models:

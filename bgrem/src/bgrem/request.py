@@ -42,6 +42,11 @@ class CutOptions:
         """Whether alpha matting has anything to do; a mask alone is answered as the network gives it."""
         return self.matting is not None and not self.only_mask
 
+    @property
+    def refines(self) -> bool:
+        """Whether masks are worked on by what rembg compiles before it can be used."""
+        return self.solves or self.post_process_mask
+
     def check_sides(self, photo: Image.Image, field: str, picture_format: OutputFormat) -> None:
         """Raise InvalidField(field) where the answer would be wider or higher than its format can be.
 

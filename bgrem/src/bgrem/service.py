@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Iterator
+from types import ModuleType
 
 from enlight_common.cores import available_cores, core_quota
-from enlight_common.errors import EnlightError, ShuttingDown, Unavailable
+from enlight_common.leaving import Leaving
+from enlight_common.loading import Loaded
 from enlight_common.queue import Stop, WorkQueue
 from enlight_common.settings import SettingsError
 from PIL import Image
 
 from bgrem.certainty import is_sure
-from bgrem.cutting import check_refinements, cut_out
-from bgrem.matting import Matter, warm_refinements
+from bgrem.cutting import cut_out
+from bgrem.matting import Matter, refinements
 from bgrem.models import Models
 from bgrem.places import Places
 from bgrem.request import CutOptions
@@ -25,11 +25,6 @@ from bgrem.sessions import Sessions, Turns
 from bgrem.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
-
-_LOADING_RETRY_S = 5.0
-#: After a failed load, say weights that cannot be fetched, it is tried again.
-_LOAD_AGAIN_S = 15.0
-_LAST_PICTURE_S = 3.0
 
 
 def check_settings(settings: ServiceSettings) -> None:
@@ -73,18 +68,20 @@ class Cutting:
 
 
 class Cutter:
-    """Cuts pictures out, once there are models and something to run them in."""
+    """Cuts pictures out."""
 
-    def __init__(self, models: Models, sessions: Sessions) -> None:
+    def __init__(self, models: Models, sessions: Sessions, refinements: Loaded[ModuleType]) -> None:
         self.models = models
         self.sessions = sessions
+        self._refinements = refinements
 
     def prepare(self, options: CutOptions, stop: Stop) -> tuple[Precision, ...]:
-        """Load what *options* ask for; raises as `Sessions.prepare` and where matting is not there yet.
+        """Load what *options* ask for; raises as `Sessions.prepare`, Unavailable where matting is not there.
 
         May wait for weights: to be called before the request takes a hand.
         """
-        check_refinements(options)
+        if options.refines:
+            self._refinements.get()
         return self.sessions.prepare(options.model, options.precision, stop)
 
 
@@ -101,31 +98,15 @@ class Service:
         # it may not fill the places of the others.
         self.mattings = Places(working=1, waiting=max(1, waiting // 4), what="requests for alpha_matting")
         self.inferences = WorkQueue(limit=working, what="pictures")
-        self._cutter: Cutter | None = None
-        self._not_ready = "the model is being loaded"
-        self._draining = threading.Event()
-        self._stopping = threading.Event()
+        self.leaving = Leaving()
+        self.cutter = Loaded("the model", self._load, self.leaving)
+        self.refinements = Loaded("what alpha_matting and post_process_mask need", refinements, self.leaving)
 
     def start(self) -> None:
         """Load the default model in the background, so that ``/healthz`` answers meanwhile."""
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        self.cutter.start()
 
-    def _load(self) -> None:
-        while not self._draining.is_set():
-            try:
-                self._cutter = self._loaded()
-                break
-            except EnlightError as error:
-                log.warning("the model cannot be loaded: %s", error.detail)
-                self._not_ready = f"the model cannot be loaded: {error.detail}"
-            except Exception as error:
-                log.exception("the model could not be loaded")
-                self._not_ready = f"the model could not be loaded ({type(error).__name__}); see the log"
-            self._draining.wait(_LOAD_AGAIN_S)
-        if not self._draining.is_set():
-            warm_refinements()
-
-    def _loaded(self) -> Cutter:
+    def _load(self) -> Cutter:
         settings = self.settings
         models = Models.of_rembg()
         default = models.named(settings.default_model, "DEFAULT_MODEL")
@@ -138,12 +119,14 @@ class Service:
             limit=settings.max_loaded_models,
             pinned=default.name,
         )
-        tried = sessions.prepare(default, "auto", lambda: self._draining.is_set(), patient=True)
+        tried = sessions.prepare(default, "auto", lambda: self.leaving.draining, patient=True)
         for precision in tried[1:]:
             sessions.session(default, precision)
         runtime = sessions.runtime_of(default.name)
         log.info("ready", extra={"model": default.name, "runtime": runtime.name, "device": runtime.device})
-        return Cutter(models, sessions)
+        # Not before: compiling it would take the cores from what every request needs.
+        self.refinements.start()
+        return Cutter(models, sessions, self.refinements)
 
     @contextlib.contextmanager
     def turn(self, options: CutOptions, stop: Stop) -> Iterator[None]:
@@ -155,46 +138,6 @@ class Service:
             turns.enter_context(self.places.work(stop))
             yield
 
-    @property
-    def ready(self) -> bool | str:
-        """True, or why the service takes no pictures."""
-        if self._draining.is_set():
-            return "the service is shutting down"
-        return True if self._cutter is not None else self._not_ready
-
-    @property
-    def loaded_cutter(self) -> Cutter | None:
-        """The cutter, or None while nothing is loaded."""
-        return self._cutter
-
-    @property
-    def cutter(self) -> Cutter:
-        """The cutter. Raises Unavailable while nothing is loaded."""
-        if self._cutter is None:
-            raise Unavailable(self._not_ready, retry_after=_LOADING_RETRY_S)
-        return self._cutter
-
-    def check_open(self) -> None:
-        """Raise ShuttingDown once the service is leaving."""
-        if self._draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the grace time is over and what still runs has to stop."""
-        return self._stopping.is_set()
-
     def drain(self, grace_s: float) -> None:
         """Take no new work, and give what is being done *grace_s* seconds."""
-        if self._draining.is_set():
-            return
-        self._draining.set()
-        log.info("draining", extra={"grace_s": grace_s})
-        self._until_idle(grace_s)
-        self._stopping.set()
-        self._until_idle(_LAST_PICTURE_S)
-
-    def _until_idle(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self.places.taken and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self.leaving.drain(grace_s, self.places.in_flight.wait_for_none)

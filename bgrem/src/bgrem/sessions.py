@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from enlight_common.errors import EnlightError, InternalError, Unavailable
+from enlight_common.fetching import Fetches
 from enlight_common.queue import Stop, WorkQueue
 
-from bgrem.fetching import Fetches
 from bgrem.models import Model
 from bgrem.runtimes import Array, Network, Precision, Runtime, Wanted, runtimes_for
 
@@ -74,7 +74,7 @@ class Sessions:
         pinned: str | None = None,
     ) -> None:
         self.weights_dir = weights_dir
-        self.fetches = Fetches(weights_dir)
+        self.fetches = Fetches()
         self.loads = 0
         self.evictions = 0
         self._runtimes = list(runtimes)
@@ -102,7 +102,7 @@ class Sessions:
     ) -> tuple[Precision, ...]:
         """Load *model*, and say in which precisions its masks are to be tried, the first of which is loaded.
 
-        Raises InvalidField(precision), and as `Fetches.paths`.
+        Raises InvalidField(precision), and as `Model.obtain`.
         """
         while True:
             tried = self.runtime_of(model.name).tried(model.name, wanted)
@@ -117,13 +117,13 @@ class Sessions:
     ) -> Any:
         """rembg's session for *model*, loaded if it is not. It stays usable when it is given up meanwhile.
 
-        Raises as `Fetches.paths`; Unavailable where its runtime just failed, InternalError where all did.
+        Raises as `Model.obtain`; Unavailable where its runtime just failed, InternalError where all did.
         """
         key = (model.name, precision)
         if (session := self._known(key)) is not None:
             return session
-        self.fetches.check_failed(model)
-        paths = self.fetches.paths(model, stop, patient=patient)
+        self.fetches.check_failed(model.name)
+        paths = model.obtain(self.weights_dir, self.fetches, stop, patient=patient)
         # One at a time: loading takes all cores, and a second request for it finds it loaded.
         with self._loading:
             if (session := self._known(key)) is not None:
@@ -179,5 +179,5 @@ class Sessions:
             self._failed_runtimes[model.name] = failed
             raise _MovedOn(f"{model.name} is being moved to another runtime", retry_after=1.0) from error
         failure: EnlightError = InternalError(f"the file of {model.name} cannot be loaded; see the log")
-        self.fetches.remember(model, failure)
+        self.fetches.remember(model.name, failure)
         raise failure from error

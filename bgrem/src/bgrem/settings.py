@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from enlight_common.ids import ID_PATTERN
-from enlight_common.settings import ServerSettings
+from enlight_common.settings import Device, Port, ServerSettings
 from pydantic import Field
 
 
 class ServiceSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    port: int = Field(4000, ge=1, le=65535)
+    port: Port = 4000
     weights_dir: Path = Field(Path("data/weights"), description="Models are in its folder `rembg`")
     default_model: str = Field(
         "u2net", pattern=rf"^{ID_PATTERN}$", description="For requests that name none; loaded at the start"
     )
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
+    device: Device = "cpu"
     compute_threads: int | None = Field(
         None,
         ge=1,
@@ -30,5 +29,3 @@ class ServiceSettings(ServerSettings):
     )
     max_pixels: int = Field(40_000_000, ge=1_000, le=200_000_000, description="Of one picture")
     max_body_mb: int = Field(64, ge=1, le=1024)
-    #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
-    threads: int = Field(64, ge=8, le=1024)

@@ -37,7 +37,7 @@ and never repeats the value that was sent.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class EnlightError(Exception):
@@ -57,6 +57,12 @@ class EnlightError(Exception):
         self.detail = detail
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
         self.extra = extra
+
+    def __copy__(self) -> Self:
+        """Another one like it, for another thread to raise; without its class's own way to make one."""
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class InvalidRequest(EnlightError):
@@ -157,6 +163,14 @@ class UnsupportedBaseModel(EnlightError):
     title = "The base model is not supported"
 
 
+class ClientLeft(EnlightError):
+    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
+
+    status = 499
+    type = "client-left"
+    title = "The client closed its connection"
+
+
 class InternalError(EnlightError):
     pass
 
@@ -198,14 +212,6 @@ class Busy(Unavailable):
 class Overloaded(Unavailable):
     type = "overloaded"
     title = "Too many requests are waiting"
-
-
-class ClientLeft(EnlightError):
-    """Nobody reads this answer; the status, nginx's own for the case, is for the log and the metrics."""
-
-    status = 499
-    type = "client-left"
-    title = "The client closed its connection"
 
 
 class OutOfMemory(Unavailable):

@@ -17,7 +17,6 @@ from PIL import Image, ImageOps, PngImagePlugin
 from enlight_common.errors import InvalidField
 
 OutputFormat = Literal["png", "jpeg", "webp"]
-MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 #: Pixels of the longest side that a file of the format can have, by its own definition (of JPEG, by libjpeg).
 MAX_SIDES: dict[OutputFormat, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")

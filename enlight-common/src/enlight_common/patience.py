@@ -86,22 +86,23 @@ class InFlight:
     """Counts the blocks that are under way, so that a service that leaves can wait for them."""
 
     def __init__(self) -> None:
-        self._count = 0
+        #: How many there are now.
+        self.count = 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """Count the block."""
         with self._changed:
-            self._count += 1
+            self.count += 1
         try:
             yield
         finally:
             with self._changed:
-                self._count -= 1
+                self.count -= 1
                 self._changed.notify_all()
 
     def wait_for_none(self, seconds: float) -> bool:
         """Wait until none is under way; False when that was not so within *seconds*."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._count == 0, timeout=seconds)
+            return self._changed.wait_for(lambda: self.count == 0, timeout=seconds)

@@ -32,7 +32,7 @@ class Canceled(Exception):
 
 class _Ticket:
     def __init__(self, work: Callable[[Stop], Any], units: float, stop: Stop) -> None:
-        self.work = work
+        self.work: Callable[[Stop], Any] | None = work
         self.units = units
         self.stop = stop
         self.done = threading.Event()
@@ -121,8 +121,11 @@ class WorkQueue:
                     self._changed.wait()
                 ticket = self._current = self._waiting.popleft()
             started = time.monotonic()
+            # Dropped with the ticket: an idle thread must not keep the last work's pictures in memory.
+            work, ticket.work = ticket.work, None
+            assert work is not None
             try:
-                ticket.result = ticket.work(ticket.stop)
+                ticket.result = work(ticket.stop)
                 self._count(ticket.units, time.monotonic() - started)
             except BaseException as error:
                 ticket.error = error
@@ -130,6 +133,7 @@ class WorkQueue:
                 with self._changed:
                     self._current = None
                 ticket.done.set()
+                del work, ticket
 
     def _count(self, units: float, seconds: float) -> None:
         if units == 0:

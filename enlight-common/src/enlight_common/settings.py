@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+#: Of a server. Half of them at most wait for something; a thread that waits costs some 100 KB.
+Threads = Annotated[int, Field(ge=8, le=1024)]
+#: What computes: the machine's processor or one of its GPUs.
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")]
+PatienceSeconds = Annotated[
+    int, Field(ge=1, le=86_400, description="What would take longer is refused or stopped")
+]
 
 
 class SettingsError(Exception):
@@ -46,8 +55,8 @@ class ServerSettings(Settings):
     """Those of every HTTP service; each gives a port and sizes of its own."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Mind who reaches what asks for no key")
-    port: int = Field(ge=1, le=65535)
-    threads: int = Field(64, ge=8, le=1024)
+    port: Port
+    threads: Threads = 64
     grace_s: int = Field(30, ge=0, le=3600, description="Seconds for what is in flight after SIGTERM")
     max_body_mb: int = Field(64, ge=1, le=2048)
 

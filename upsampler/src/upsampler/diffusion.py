@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionUpscalePipeline
+from enlight_common.memory import memory_bounded
 from enlight_common.queue import Canceled, Stop
 from PIL import Image
 
-from upsampler.memory import memory_bounded
 from upsampler.models import Upscaler
 from upsampler.pace import Advance, Pace, nobody
 from upsampler.request import Manner
@@ -110,7 +110,7 @@ class DiffusionEngine:
         seen = self._pipeline.low_res_scheduler.add_noise(pixels, small_noise, level)
         states = self._states(manner)
         canvas = Canvas(wide, high, self.factor, manner.overlap)
-        with memory_bounded("ask for a smaller tile"), self._stoppable.by(stop):
+        with memory_bounded(torch, "ask for a smaller tile"), self._stoppable.by(stop):
             for batch in self._batches(self.tiles(image.size, manner) if tiles is None else tiles):
                 noises, parts = (torch.cat([_part(whole, tile) for tile in batch]) for whole in (noise, seen))
                 latents = self._denoised(noises, parts, states, manner, stop, advance)

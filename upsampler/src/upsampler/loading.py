@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enlight_common.errors import EnlightError, Overloaded, Unavailable
+from enlight_common.memory import memory_bounded
 from enlight_common.queue import Canceled, Stop, WorkQueue
+from enlight_common.quiet import quieten
 from safetensors import SafetensorError
 
 from upsampler import hub
@@ -135,6 +137,10 @@ class LoadedEngines:
             attempt.error = _unavailable(upscaler, "could not be loaded; see the log", error)
         finally:
             attempt.ended_at = time.monotonic()
+            if attempt.engine is not None:
+                # Else it would stay in memory after it made room for another.
+                with self._lock:
+                    del self._attempts[upscaler.name]
             attempt.done.set()
 
     def _folder(self, upscaler: Upscaler, attempt: _Loading) -> Path:
@@ -158,10 +164,10 @@ class LoadedEngines:
     def _loaded(self, upscaler: Upscaler, folder: Path, attempt: _Loading) -> Engine:
         attempt.state = "is being loaded"
         make = _engine_class(upscaler)
-        from upsampler.memory import memory_bounded
+        import torch
 
         try:
-            with memory_bounded(f"{upscaler.name} was not loaded"):
+            with memory_bounded(torch, f"{upscaler.name} was not loaded"):
                 engine = make(upscaler, folder, self._device)
         except (OSError, ValueError, SafetensorError) as error:
             log.warning("%s in %s cannot be read: %s", upscaler.name, folder, error)
@@ -188,9 +194,10 @@ def _unavailable(upscaler: Upscaler, words: str, error: Exception) -> ModelUnava
 
 def _engine_class(upscaler: Upscaler) -> Callable[[Upscaler, Path, str], Engine]:
     # torch and diffusers take seconds to import, which no request should wait for.
-    from upsampler.quiet import quieten_libraries
+    import diffusers
+    import transformers
 
-    quieten_libraries()
+    quieten(diffusers.logging, transformers.logging)
     if upscaler.engine == "sd":
         from upsampler.diffusion import DiffusionEngine
 

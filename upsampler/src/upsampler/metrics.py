@@ -20,7 +20,7 @@ class _ServiceCollector(Collector):
         yield GaugeMetricFamily("pictures_waiting", "Pictures in the queue", queue.length)
         yield CounterMetricFamily("pictures", "Pictures enlarged", service.pictures)
         yield CounterMetricFamily("upscaling_seconds", "Seconds spent enlarging them", queue.seconds)
-        ready = int(service.ready is True)
+        ready = int(service.loaded.ready is True)
         yield GaugeMetricFamily("upscaler_ready", "Whether the default model is loaded", ready)
         yield GaugeMetricFamily("models_loaded", "Models in memory", len(service.engines.names))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from enlight_common.errors import EnlightError, ShuttingDown
+from enlight_common.leaving import Leaving
+from enlight_common.loading import Loaded
 from enlight_common.patience import InFlight, Patience, Turns
 from enlight_common.progress import Progresses
 from enlight_common.queue import Stop, WorkQueue
@@ -18,14 +17,6 @@ from upsampler.loading import LoadedEngines
 from upsampler.models import EngineName, Upscaler, resolve_upscaler
 from upsampler.request import Manner, UpscaleRequest
 from upsampler.settings import UpsamplerSettings
-
-log = logging.getLogger(__name__)
-
-#: After a failed load, say a hub that cannot be reached, it is tried again.
-_LOAD_AGAIN_S = 15.0
-#: What the end of the grace time stops has this long to notice and be answered.
-_LAST_STEP_S = 3.0
-
 
 #: Files that are written at once: each takes a core, and several times its picture in memory.
 _ENCODED_AT_ONCE = 2
@@ -59,41 +50,16 @@ class Service:
         self.in_flight = InFlight()
         self._encoding = Turns(_ENCODED_AT_ONCE)
         self.pictures = 0
-        self._loaded = False
-        self._not_ready = "the upscaler is being loaded"
-        self._draining = threading.Event()
-        self._stopping = threading.Event()
+        self.leaving = Leaving()
+        self.loaded = Loaded("the upscaler", self._load, self.leaving)
 
     def start(self) -> None:
         """Load the default model in the background, so that ``/healthz`` answers meanwhile."""
-        threading.Thread(target=self._load, name="start", daemon=True).start()
+        self.loaded.start()
 
     def _load(self) -> None:
-        while not self._draining.is_set():
-            try:
-                self.engines.get(self.upscaler("sd"), self._draining.is_set)
-                self._loaded = True
-                return
-            except EnlightError as error:
-                self._not_ready = error.detail
-            self._draining.wait(_LOAD_AGAIN_S)
-
-    @property
-    def ready(self) -> bool | str:
-        """True, or why the service takes no pictures."""
-        if self._draining.is_set():
-            return "the service is shutting down"
-        return True if self._loaded else self._not_ready
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the grace time is over and what still runs has to stop."""
-        return self._stopping.is_set()
-
-    def check_open(self) -> None:
-        """Refuse new work once the service is leaving. Raises ShuttingDown."""
-        if self._draining.is_set():
-            raise ShuttingDown("the service is shutting down")
+        # It is not kept here: another may take its place.
+        self.engines.get(self.upscaler("sd"), lambda: self.leaving.draining)
 
     def upscaler(self, engine: EngineName, name: str | None = None) -> Upscaler:
         """The upscaler called *name*, or the engine's default. Raises InvalidField on an unknown name."""
@@ -141,10 +107,4 @@ class Service:
 
     def drain(self, grace_s: float) -> None:
         """Take no new work and give what is in flight *grace_s* seconds."""
-        if self._draining.is_set():
-            return
-        self._draining.set()
-        log.info("draining", extra={"grace_s": grace_s})
-        if not self.in_flight.wait_for_none(grace_s):
-            self._stopping.set()
-            self.in_flight.wait_for_none(_LAST_STEP_S)
+        self.leaving.drain(grace_s, self.in_flight.wait_for_none)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 from enlight_common.errors import EnlightError
-from enlight_common.settings import ServerSettings
+from enlight_common.settings import Device, PatienceSeconds, Port, ServerSettings
 from pydantic import Field, model_validator
 
 from upsampler.models import SWIN2SR, TINY, resolve_upscaler
@@ -15,16 +15,14 @@ from upsampler.models import SWIN2SR, TINY, resolve_upscaler
 class UpsamplerSettings(ServerSettings):
     """Each field is the environment variable of its name in capitals."""
 
-    port: int = Field(4455, ge=1, le=65535)
+    port: Port = 4455
     weights_dir: Path = Field(Path("data/weights"), description="Its folder `upsampler` holds models, if any")
     upscaler: str = Field(TINY, min_length=1, description="What the engine `sd` draws with")
     swin2sr: str = Field(SWIN2SR, min_length=1, description="What the engine `swin2sr` runs")
     models_loaded: int = Field(2, ge=1, le=64, description="Models kept in memory at once")
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
+    device: Device = "cpu"
     max_tile: int = Field(512, ge=32, le=1024, description="Pixels of the picture that are enlarged at once")
-    patience_s: int = Field(900, ge=1, le=86_400, description="What would take longer is refused or stopped")
-    #: Half of them at most wait for pictures; a thread that waits costs some 100 KB.
-    threads: int = Field(64, ge=8, le=1024)
+    patience_s: PatienceSeconds = 900
     queue_length: int = Field(16, ge=1, le=512, description="Pictures that may wait for their turn")
     max_body_mb: int = Field(32, ge=1, le=2048, description="A picture of 20 MB in base64")
 

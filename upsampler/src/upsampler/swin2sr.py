@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from enlight_common.memory import memory_bounded
 from enlight_common.queue import Canceled, Stop
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoImageProcessor, Swin2SRForImageSuperResolution
 
-from upsampler.memory import memory_bounded
 from upsampler.models import Upscaler
 from upsampler.pace import Advance, Pace, nobody
 from upsampler.request import Manner
@@ -64,7 +64,7 @@ class Swin2SREngine:
         Raises Canceled when *stop* says yes, OutOfMemory.
         """
         canvas = Canvas(*image.size, self.factor, manner.overlap)
-        with memory_bounded("ask for a smaller tile"), self._stoppable.by(stop):
+        with memory_bounded(torch, "ask for a smaller tile"), self._stoppable.by(stop):
             for tile in self.tiles(image.size, manner):
                 if stop():
                     raise Canceled

@@ -16,7 +16,7 @@ blueprint = Blueprint("models", __name__)
 def list_models() -> Response:
     """Every model that the installed rembg offers and that runs on this machine."""
     service = the_service()
-    cutter = service.cutter
+    cutter = service.cutter.get()
     loaded = cutter.sessions.loaded
     runtime = cutter.sessions.runtime_of(service.settings.default_model)
     models = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 
-from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
+from enlight_common.errors import InvalidField
 from enlight_common.images import (
     ImageBounds,
     decode_base64,
@@ -14,12 +14,12 @@ from enlight_common.images import (
     inspect_image,
 )
 from enlight_common.queue import Canceled, Stop
-from enlight_common.web import documented, parse_body
+from enlight_common.web import documented, parse_body, watched
 from flask import Blueprint, Response, jsonify
 
 from bgrem.matting import MAX_MATTING_PIXELS
 from bgrem.request import CutOptions
-from bgrem.routes.context import the_service, watch_work
+from bgrem.routes.context import the_service
 from bgrem.schemas.remove import MAX_TIMES_PIXELS, RemoveAnswer, RemoveBody
 from bgrem.service import Cutting
 
@@ -44,26 +44,21 @@ def remove_opacity() -> Response:
 
 def _answer(*, transparent: bool) -> Response:
     service = the_service()
-    service.check_open()
-    service.places.check_room()
+    service.leaving.check_open()
+    service.places.check()
     # Outside of the places: whoever sends slowly holds one of the gate's, and none of these.
     body = parse_body(RemoveBody)
-    with service.places.enter():
-        cutter = service.cutter
-        stop = watch_work()
-        try:
-            options = body.cut_options(cutter.models, default_model=service.settings.default_model)
-            tried = cutter.prepare(options, stop)
-            with service.turn(options, stop):
-                bounds = ImageBounds(max_pixels=service.settings.max_pixels)
-                _check_sizes(body, options, bounds)
-                background = body.chosen_background(bounds, transparent=transparent)
-                cutting = Cutting(cutter.sessions, replace(options, background=background), tried, stop)
-                outputs = _cut_all(cutting, body, options, bounds, stop)
-        except Canceled:
-            if service.stopping:
-                raise ShuttingDown("the service is shutting down, the pictures were not finished") from None
-            raise ClientLeft("the client closed its connection") from None
+    with service.places.enter(), watched(service.leaving, "the pictures") as stop:
+        service.leaving.check_open()
+        cutter = service.cutter.get()
+        options = body.cut_options(cutter.models, default_model=service.settings.default_model)
+        tried = cutter.prepare(options, stop)
+        with service.turn(options, stop):
+            bounds = ImageBounds(max_pixels=service.settings.max_pixels)
+            _check_sizes(body, options, bounds)
+            background = body.chosen_background(bounds, transparent=transparent)
+            cutting = Cutting(cutter.sessions, replace(options, background=background), tried, stop)
+            outputs = _cut_all(cutting, body, options, bounds, stop)
     answer = RemoveAnswer(
         output_image=outputs[0] if body.input_image is not None else None,
         output_images=outputs if body.input_images is not None else None,

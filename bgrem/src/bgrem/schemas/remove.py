@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from enlight_common.errors import InvalidField
 from enlight_common.ids import ID_PATTERN
 from enlight_common.images import ImageBounds, decode_base64_image
-from pydantic import BaseModel, ConfigDict, Field
+from enlight_common.schemas.strict import Strict
+from pydantic import BaseModel, Field
 
 from bgrem.models import Models
 from bgrem.request import Background, CutOptions, Matting
@@ -25,10 +26,8 @@ Base64Image = Annotated[str, Field(min_length=1, json_schema_extra={"contentEnco
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
-class RemoveBody(BaseModel):
+class RemoveBody(Strict):
     """One picture or several, and how to cut them out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     input_image: Base64Image | None = Field(None, description="A picture; answered as `output_image`")
     input_images: Annotated[list[Base64Image], Field(min_length=1, max_length=MAX_IMAGES)] | None = Field(

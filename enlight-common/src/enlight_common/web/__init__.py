@@ -5,8 +5,8 @@ from enlight_common.web.factory import create_app
 from enlight_common.web.logs import current_request_id, current_traceparent, log_settings
 from enlight_common.web.metrics import registry_of
 from enlight_common.web.openapi import Problem, ServiceInfo, documented, secured
-from enlight_common.web.parsing import Body, parse_body, parse_query
-from enlight_common.web.serving import become_gunicorn, gunicorn_settings, gunicorn_settings_of
+from enlight_common.web.parsing import parse_body, parse_query, read_form
+from enlight_common.web.serving import become_gunicorn, gunicorn_settings, gunicorn_settings_of, serve
 from enlight_common.web.streams import (
     Event,
     LongLived,
@@ -18,9 +18,9 @@ from enlight_common.web.streams import (
     sse,
     watch_client,
 )
+from enlight_common.web.work import watch_work, watched
 
 __all__ = [
-    "Body",
     "BodyGate",
     "Event",
     "LongLived",
@@ -41,8 +41,12 @@ __all__ = [
     "parse_query",
     "preferred_wait",
     "prefers_async",
+    "read_form",
     "registry_of",
     "secured",
+    "serve",
     "sse",
     "watch_client",
+    "watch_work",
+    "watched",
 ]

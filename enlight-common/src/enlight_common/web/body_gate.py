@@ -1,4 +1,4 @@
-"""How many bodies may arrive at the same time, so that slow ones cannot take every thread.
+"""How many bodies may be under way at the same time, so that slow ones cannot take every thread.
 
 gunicorn gives each request a thread, which waits for as long as its body arrives. A client that sends a
 byte now and then would hold one for the whole of `body_seconds`, and a few dozen such all of them.
@@ -7,7 +7,10 @@ byte now and then would hold one for the whole of `body_seconds`, and a few doze
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -24,12 +27,13 @@ _LOOK_S = 0.1
 
 
 class Arrival:
-    """A body that is being read."""
+    """A body that is being read, or with `sending` an answer that is being written."""
 
-    def __init__(self, client: socket.socket | None) -> None:
+    def __init__(self, client: socket.socket | None, *, sending: bool = False) -> None:
         self._client = client
+        self._sending = sending
         self._began = time.monotonic()
-        #: Bytes so far; whoever reads counts them here.
+        #: Bytes so far; whoever reads, or writes, counts them here.
         self.received = 0
         #: Whether it was given up, by its deadline or because it held up others; reading then sees its end.
         self.given_up = threading.Event()
@@ -40,14 +44,23 @@ class Arrival:
         seconds = time.monotonic() - self._began
         if self._client is None or seconds < _GRACE_S:
             return float("inf")
-        return self.received / seconds
+        return (self.received - self._on_its_way(self._client)) / seconds
+
+    def _on_its_way(self, client: socket.socket) -> int:
+        """Bytes of an answer that wait in the system's buffer, which may be megabytes that nobody takes."""
+        if not self._sending:
+            return 0
+        try:
+            return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
     def give_up(self) -> None:
-        """Let its reader see the end of the stream."""
+        """Let its reader see the end of the stream, or its writer a broken connection."""
         self.given_up.set()
         if self._client is not None:
             with contextlib.suppress(OSError):
-                self._client.shutdown(socket.SHUT_RD)
+                self._client.shutdown(socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
 
 
 class BodyGate:
@@ -78,9 +91,14 @@ class BodyGate:
         return len(self._arrivals)
 
     @contextlib.contextmanager
-    def enter(self, client: socket.socket | None, *, patience_s: float = _PATIENCE_S) -> Iterator[Arrival]:
-        """A place to read a body from *client* in. Raises Overloaded where none became free in time."""
-        arrival = self._admit(client, patience_s)
+    def enter(
+        self, client: socket.socket | None, *, patience_s: float = _PATIENCE_S, sending: bool = False
+    ) -> Iterator[Arrival]:
+        """A place to read a body from *client* in, or with `sending` to write it an answer.
+
+        Raises Overloaded where none became free in time.
+        """
+        arrival = self._admit(client, patience_s, sending)
         try:
             yield arrival
         finally:
@@ -88,11 +106,11 @@ class BodyGate:
                 self._arrivals.discard(arrival)
                 self._changed.notify()
 
-    def _admit(self, client: socket.socket | None, patience_s: float) -> Arrival:
+    def _admit(self, client: socket.socket | None, patience_s: float, sending: bool) -> Arrival:
         with self._changed:
             if len(self._arrivals) >= self._limit:
                 self._wait(patience_s)
-            arrival = Arrival(client)
+            arrival = Arrival(client, sending=sending)
             self._arrivals.add(arrival)
             return arrival
 
@@ -123,4 +141,4 @@ class BodyGate:
             arrival.give_up()
 
     def _overloaded(self) -> Overloaded:
-        return Overloaded(f"{self._limit} bodies are arriving already", retry_after=1.0)
+        return Overloaded(f"{self._limit} bodies are under way already", retry_after=1.0)

@@ -6,6 +6,7 @@ node key and used without it: that of a cloud leads to the cloud, that of a fold
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import itertools
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-from flask import Blueprint, Response, after_this_request, jsonify, request
+from flask import Blueprint, Response, after_this_request, current_app, jsonify, request
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import FileWrapper, get_input_stream
 
@@ -27,17 +28,23 @@ from enlight_common.errors import (
     NoSuchObject,
     PayloadTooLarge,
     RangeNotSatisfiable,
-    RequestTimedOut,
 )
 from enlight_common.storage.folder import FolderStore
 from enlight_common.storage.grants import MAX_PAGE, Entry, Grant, Page, UrlRequest
 from enlight_common.storage.interface import ObjectInfo, ObjectStore, check_expiry, check_key, check_prefix
 from enlight_common.storage.signing import BYTES_PATH, UrlSigner
+from enlight_common.web.body_gate import Arrival, BodyGate
 from enlight_common.web.openapi import documented
-from enlight_common.web.parsing import parse_body
+from enlight_common.web.parsing import arriving, client_of_request, deadline, parse_body
 
 _TYPE = "application/octet-stream"
-_CHUNK = 256 * 1024
+#: Small enough that the pace of a slow client is known soon.
+_CHUNK = 64 * 1024
+#: An object has the app's `body_seconds` and this much more time for its bytes: 800 kbit/s.
+_LEAST_BYTES_PER_S = 100_000
+
+#: Stores what is put: key, size and the bytes. Raises what the client is to be told.
+Receive = Callable[[str, int, BinaryIO], None]
 
 
 def objects_blueprint(
@@ -112,15 +119,34 @@ def objects_blueprint(
 
 
 def signed_bytes_blueprint(
-    folder: FolderStore, signer: UrlSigner, *, max_object_bytes: int, name: str
+    folder: FolderStore,
+    signer: UrlSigner,
+    *,
+    max_object_bytes: int,
+    name: str,
+    gate: BodyGate | None = None,
+    receive: Receive | None = None,
 ) -> Blueprint:
-    """The routes behind signed URLs alone, to be registered under the path of the signer's `base_url`."""
+    """The routes behind signed URLs alone, to be registered under the path of the signer's `base_url`.
+
+    `gate` bounds how many objects are on their way at the same time, in either direction; `receive` stores
+    what is put, where that is not for the folder alone to decide.
+    """
     blueprint = Blueprint(name, __name__)
-    _add_bytes(blueprint, folder, signer, max_object_bytes)
+    _add_bytes(blueprint, folder, signer, max_object_bytes, gate, receive)
     return blueprint
 
 
-def _add_bytes(blueprint: Blueprint, folder: FolderStore, signer: UrlSigner, max_bytes: int) -> None:
+def _add_bytes(
+    blueprint: Blueprint,
+    folder: FolderStore,
+    signer: UrlSigner,
+    max_bytes: int,
+    gate: BodyGate | None = None,
+    receive: Receive | None = None,
+) -> None:
+    store = receive or _folder_put(folder)
+
     def permit(method: str, key: str) -> None:
         signer.verify(method, key, request.args.get("expires", ""), request.args.get("signature", ""))
         check_key(key)
@@ -130,7 +156,7 @@ def _add_bytes(blueprint: Blueprint, folder: FolderStore, signer: UrlSigner, max
     def read(key: str) -> Response:
         """Needs a signed URL. Takes a single range."""
         permit("GET", key)
-        return _send(folder.open(key))
+        return _send(folder.open(key), gate)
 
     @blueprint.put(f"/{BYTES_PATH}/<path:key>")
     @documented("Write an object", answers={204: None}, tags=["objects"])
@@ -142,16 +168,46 @@ def _add_bytes(blueprint: Blueprint, folder: FolderStore, signer: UrlSigner, max
             raise LengthRequired("the body must be sent with a Content-Length")
         if size > max_bytes:
             raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
-        folder.put(key, cast(BinaryIO, io.BufferedReader(_Body(size), 1024 * 1024)), size)
+        with arriving(_seconds_for(size), gate) as arrival:
+            store(key, size, cast(BinaryIO, io.BufferedReader(_Body(size, arrival), 1024 * 1024)))
         return "", 204
 
 
-def _send(file: BinaryIO) -> Response:
+def _folder_put(folder: FolderStore) -> Receive:
+    """Whatever is put is stored."""
+    return lambda key, size, source: folder.put(key, source, size)
+
+
+def _seconds_for(size: int) -> float:
+    """How long an object of so many bytes may be on its way."""
+    seconds: float = current_app.config["BODY_SECONDS"]
+    return seconds + size / _LEAST_BYTES_PER_S
+
+
+def _send(file: BinaryIO, gate: BodyGate | None) -> Response:
     """The open file, or the one range of it that was asked for; it is closed after the answer."""
     state = os.fstat(file.fileno())
     size = state.st_size
+    client = client_of_request()
+    with contextlib.ExitStack() as place:
+        place.callback(file.close)
+        leaving = place.enter_context(
+            gate.enter(client, sending=True)
+            if gate is not None
+            else contextlib.nullcontext(Arrival(client, sending=True))
+        )
+        place.enter_context(deadline(leaving, _seconds_for(size)))
+        response = _answer(file, state, leaving)
+        # The place is held until the last byte was taken.
+        response.call_on_close(place.pop_all().close)
+    return response
+
+
+def _answer(file: BinaryIO, state: os.stat_result, leaving: Arrival) -> Response:
+    size = state.st_size
     # Not the server's own wrapper: gunicorn's cannot seek, so a range would be read from the beginning.
-    response = Response(FileWrapper(file, _CHUNK), mimetype=_TYPE, direct_passthrough=True)
+    # Nor passed through, which would leave out what is to be done when the response is closed.
+    response = Response(_Sent(file, leaving), mimetype=_TYPE)
     response.content_length = size
     response.last_modified = datetime.datetime.fromtimestamp(state.st_mtime, datetime.UTC)
     # An object is never changed in place: another one is another file.
@@ -160,7 +216,6 @@ def _send(file: BinaryIO) -> Response:
     try:
         response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
     except RequestedRangeNotSatisfiable as error:
-        file.close()
 
         @after_this_request
         def tell_size(answer: Response) -> Response:
@@ -171,11 +226,28 @@ def _send(file: BinaryIO) -> Response:
     return response
 
 
-class _Body(io.RawIOBase):
-    """The current request's body, `size` bytes, with what goes wrong on the way as errors of ours."""
+class _Sent(FileWrapper):
+    """A file that counts what a client has taken of it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, file: BinaryIO, leaving: Arrival) -> None:
+        super().__init__(file, _CHUNK)
+        self._leaving = leaving
+        self._last = 0
+
+    def __next__(self) -> bytes:
+        # Whoever asks for more has sent what came before.
+        self._leaving.received += self._last
+        chunk = super().__next__()
+        self._last = len(chunk)
+        return chunk
+
+
+class _Body(io.RawIOBase):
+    """The current request's body, `size` bytes; fewer are an InvalidRequest."""
+
+    def __init__(self, size: int, arrival: Arrival) -> None:
         request.max_content_length = size  # the app's own bound is for bodies that are held in memory
+        self._arrival = arrival
         self._missing = size
         self._stream = get_input_stream(request.environ, max_content_length=size)
 
@@ -183,15 +255,16 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if not self._missing:
+            return 0
         try:
-            chunk = self._stream.read(min(len(buffer), self._missing))
-        except (BlockingIOError, TimeoutError) as error:
-            raise RequestTimedOut("the body arrived too slowly") from error
+            chunk = self._stream.read(min(len(buffer), self._missing, _CHUNK))
         except Exception as error:  # broken connections, each with gunicorn's own class
             raise InvalidRequest("the body could not be read") from error
         if not chunk and self._missing:
             raise InvalidRequest("the body ended before its length")
         self._missing -= len(chunk)
+        self._arrival.received += len(chunk)
         buffer[: len(chunk)] = chunk
         return len(chunk)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar
 
 from flask import current_app, request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
 from enlight_common.errors import (
+    EnlightError,
     InvalidField,
     InvalidRequest,
     Overloaded,
@@ -33,12 +36,6 @@ _CHUNK = 16 * 1024
 BODY_GATE = "enlight-body-gate"
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Body(BaseModel):
-    """What a request body's model may derive from: immutable, unknown keys refused, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def parse_body(model: type[Model]) -> Model:
@@ -82,24 +79,77 @@ def read_body() -> bytes:
     stream = get_input_stream(request.environ)
     if (request.content_length or 0) > limit:
         _refuse_too_long(stream, limit)
-    with _arrival() as arrival, _deadline(arrival, seconds):
+    with arriving(seconds) as arrival:
+        body = _read_up_to(stream, limit, arrival)
+    if len(body) < (request.content_length or 0):
+        raise InvalidRequest("the body ended before its length")
+    return body
+
+
+def read_form() -> None:
+    """Take in the current request's form within the same bounds; `request.form` and `request.files` have it
+    then.
+    """
+    limit: int = current_app.config["MAX_CONTENT_LENGTH"]
+    if (request.content_length or 0) > limit:
+        _refuse_too_long(get_input_stream(request.environ), limit)
+    with arriving(current_app.config["BODY_SECONDS"]) as arrival:
+        request.environ["wsgi.input"] = _Counted(request.environ["wsgi.input"], arrival)
+        try:
+            _ = request.form
+        except RequestEntityTooLarge:
+            raise _too_large(limit) from None
+    if arrival.received < (request.content_length or 0):
+        raise InvalidRequest("the body ended before its length")
+
+
+@contextlib.contextmanager
+def arriving(seconds: float, gate: BodyGate | None = None) -> Iterator[Arrival]:
+    """Around reading the current request's body, through `gate` or else the app's, in `seconds` at most.
+
+    Who reads counts what is there. Raises RequestTimedOut, InvalidRequest, Overloaded.
+    """
+    with _arrival(gate) as arrival, deadline(arrival, seconds):
         too_slow = RequestTimedOut(
-            f"the body must arrive within {seconds:g} seconds, faster while others wait"
+            f"the body must arrive within {seconds:.0f} seconds, faster while others wait"
         )
         try:
-            body = _read_up_to(stream, limit, arrival)
+            yield arrival
         except PayloadTooLarge:
             raise
         except Exception as error:  # broken chunks and connections, each with gunicorn's own class
             # The socket's own timeout, not one byte for long, is one of these two.
-            if arrival.given_up.is_set() or isinstance(error, (BlockingIOError, TimeoutError)):
+            if arrival.given_up.is_set() or _is_silence(error):
                 raise too_slow from error
+            if isinstance(error, EnlightError):
+                raise
             raise InvalidRequest("the body could not be read") from error
         if arrival.given_up.is_set():
             raise too_slow
-    if len(body) < (request.content_length or 0):
-        raise InvalidRequest("the body ended before its length")
-    return body
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether a socket's timeout is behind it; werkzeug has an error of its own for it."""
+    while error is not None and not isinstance(error, (BlockingIOError, TimeoutError)):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+class _Counted(io.RawIOBase):
+    """A request's stream that counts what was read of it."""
+
+    def __init__(self, stream: IO[bytes], arrival: Arrival) -> None:
+        self._stream = stream
+        self._arrival = arrival
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._stream.read(min(len(buffer), _CHUNK))
+        self._arrival.received += len(chunk)
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def _read_up_to(stream: IO[bytes], limit: int, arrival: Arrival) -> bytes:
@@ -117,7 +167,7 @@ def _read_up_to(stream: IO[bytes], limit: int, arrival: Arrival) -> bytes:
 
 def _refuse_too_long(stream: IO[bytes], limit: int) -> NoReturn:
     # Where the gate is full the client gets its answer, or a reset, without having been listened to.
-    with contextlib.suppress(Overloaded), _arrival(patience_s=0.0) as arrival:
+    with contextlib.suppress(Overloaded), _arrival(waits=False) as arrival:
         _discard(stream, limit, arrival)
     raise _too_large(limit)
 
@@ -128,7 +178,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 def _discard(stream: IO[bytes], limit: int, arrival: Arrival) -> None:
     """Take in more of a body that is too long: most clients read no answer before they have sent it all."""
-    with contextlib.suppress(Exception), _deadline(arrival, _DISCARD_SECONDS):
+    with contextlib.suppress(Exception), deadline(arrival, _DISCARD_SECONDS):
         for _ in range(0, 2 * limit, _CHUNK):
             chunk = stream.read(_CHUNK)
             arrival.received += len(chunk)
@@ -136,17 +186,25 @@ def _discard(stream: IO[bytes], limit: int, arrival: Arrival) -> None:
                 return
 
 
-def _arrival(**patience: float) -> contextlib.AbstractContextManager[Arrival]:
-    """The current request's body as one that arrives, through the gate where the app has one."""
+def _arrival(
+    gate: BodyGate | None = None, *, waits: bool = True
+) -> contextlib.AbstractContextManager[Arrival]:
+    """The current request's body as one that arrives, through `gate`, or the app's where it has one."""
+    client = client_of_request()
+    gate = gate or current_app.extensions.get(BODY_GATE)
+    if gate is None:
+        return contextlib.nullcontext(Arrival(client))
+    return gate.enter(client) if waits else gate.enter(client, patience_s=0.0)
+
+
+def client_of_request() -> socket.socket | None:
+    """The connection that the current request came on; None where gunicorn does not tell."""
     client = request.environ.get("gunicorn.socket")
-    if not isinstance(client, socket.socket):
-        client = None
-    gate: BodyGate | None = current_app.extensions.get(BODY_GATE)
-    return contextlib.nullcontext(Arrival(client)) if gate is None else gate.enter(client, **patience)
+    return client if isinstance(client, socket.socket) else None
 
 
 @contextlib.contextmanager
-def _deadline(arrival: Arrival, seconds: float) -> Iterator[None]:
+def deadline(arrival: Arrival, seconds: float) -> Iterator[None]:
     """Give a body up after `seconds`.
 
     A timeout on the socket would bound each read, and a byte at a time would still hold the thread for hours.

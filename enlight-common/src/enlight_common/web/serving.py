@@ -9,10 +9,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from enlight_common.settings import ServerSettings
+from enlight_common.settings import ServerSettings, SettingsError
 from enlight_common.web.logs import log_settings
 
 # Above nginx's keepalive_timeout for upstreams (60 s), so that it is nginx that closes an idle connection: a
@@ -22,6 +22,9 @@ _FIRST_BYTE_SECONDS = 5
 # gunicorn kills its worker this much later than the worker itself gives up: connections kept alive get
 # another 2 s, and what the end of the grace time stopped gets its answer.
 _MARGIN_SECONDS = 8
+#: The exit status of a service that was set up wrongly.
+_BAD_SETTINGS = 2
+_NONE: Mapping[str, str] = {}
 
 
 def gunicorn_settings_of(settings: ServerSettings, name: str) -> dict[str, Any]:
@@ -72,6 +75,22 @@ def gunicorn_settings(
         "when_ready": functools.partial(_bound_slow_clients, stall_s),
         "post_worker_init": _prepare_worker,
     }
+
+
+def serve(package: str, check: Callable[[], object], *, environment: Mapping[str, str] = _NONE) -> NoReturn:
+    """Become the service in *package*, with its modules `gunicorn_config` and `app`, or end with a message.
+
+    *check* raises SettingsError where a setting is wrong. *environment* holds variables that must be set
+    before libraries are imported; each counts where the operator has not set it.
+    """
+    try:
+        check()
+    except SettingsError as error:
+        print(f"{package}: {error}", file=sys.stderr)
+        sys.exit(_BAD_SETTINGS)
+    for variable, value in environment.items():
+        os.environ.setdefault(variable, value)
+    become_gunicorn(f"{package}.gunicorn_config", f"{package}.app:create_app()")
 
 
 def become_gunicorn(config: str, app: str) -> NoReturn:

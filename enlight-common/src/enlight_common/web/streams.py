@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,14 +37,18 @@ class Slot:
 class LongLived:
     """Places for requests that hold a thread for long: half the threads at most, to keep the rest free."""
 
-    def __init__(self, limit: int, *, retry_after: float = 5.0) -> None:
+    def __init__(self, limit: int, *, retry_after: float = 5.0, each: int | None = None) -> None:
+        """`each` is how many of them one owner may have."""
         self.limit = limit
+        self.each = limit if each is None else each
         self.taken = 0
         self._retry_after = retry_after
         self._lock = threading.Lock()
+        self._owners: Counter[str] = Counter()
 
-    def take(self, what: str) -> Slot:
-        """A place for `what` ("event stream"), at once or never: raises Overloaded when all are taken.
+    def take(self, what: str, owner: str | None = None) -> Slot:
+        """A place for `what` ("event stream"), at once or never: raises Overloaded when all are taken, or as
+        many as `owner` may have.
 
         For an answer that is written after the view returns, such as `sse`; else `enter`.
         """
@@ -53,21 +58,39 @@ class LongLived:
                     f"all {self.limit} places for long requests are taken; no {what} now",
                     retry_after=self._retry_after,
                 )
+            if owner is not None and self._owners[owner] >= self.each:
+                raise Overloaded(
+                    f"you have {self.each} long requests under way, which is all you may; no {what} now",
+                    retry_after=self._retry_after,
+                )
             self.taken += 1
-        return Slot(self._free)
+            if owner is not None:
+                self._owners[owner] += 1
+        return Slot(lambda: self._free(owner))
+
+    def check(self, what: str) -> None:
+        """Raise Overloaded where `take` would for want of places, and take none.
+
+        For before a body is read, which may be slow and take no place meanwhile.
+        """
+        self.take(what).release()
 
     @contextlib.contextmanager
-    def enter(self, what: str) -> Iterator[None]:
+    def enter(self, what: str, owner: str | None = None) -> Iterator[None]:
         """`take` for the length of a `with` block."""
-        slot = self.take(what)
+        slot = self.take(what, owner)
         try:
             yield
         finally:
             slot.release()
 
-    def _free(self) -> None:
+    def _free(self, owner: str | None) -> None:
         with self._lock:
             self.taken -= 1
+            if owner is not None:
+                self._owners[owner] -= 1
+                if not self._owners[owner]:
+                    del self._owners[owner]
 
 
 def client_gone() -> bool:

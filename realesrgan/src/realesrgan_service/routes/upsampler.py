@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import base64
-import json
 import socket
 
-from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
+from enlight_common.errors import InvalidField
 from enlight_common.images import MAX_SIDES
 from enlight_common.patience import Patience
-from enlight_common.queue import Canceled, Stop
-from enlight_common.web import current_request_id, documented, parse_body, preferred_wait
-from enlight_common.web.progress import Progress, answer_progress
+from enlight_common.queue import Stop
+from enlight_common.web import (
+    current_request_id,
+    documented,
+    kept_status,
+    parse_body,
+    preferred_wait,
+    progress,
+    watched,
+)
+from enlight_common.web.kept_status import FAILURES, Greeting
 from flask import Blueprint, Response, jsonify
 
 from realesrgan_service.models.published import GENERAL
-from realesrgan_service.routes.context import context, watch_work
-from realesrgan_service.schemas.upsampler import Failure, Greeting, UpscaleAnswer, UpscaleBody
+from realesrgan_service.routes.context import context
+from realesrgan_service.schemas.upsampler import UpscaleAnswer, UpscaleBody
 from realesrgan_service.service import Wish
 from realesrgan_service.settings import ServiceSettings
 from realesrgan_service.upscaling.tiles import LEAST_TILE
 
 blueprint = Blueprint("upsampler", __name__)
+kept_status.install(blueprint)
+progress.install(blueprint, lambda: context().service.progresses)
 
 
 @blueprint.get("/")
@@ -33,7 +42,7 @@ def greet() -> Response:
 
 @blueprint.post("/upsampler")
 @documented(
-    "Enlarge a picture", body=UpscaleBody, answers={200: UpscaleAnswer, 422: Failure}, tags=["upsampler"]
+    "Enlarge a picture", body=UpscaleBody, answers={200: UpscaleAnswer, **FAILURES}, tags=["upsampler"]
 )
 def upscale() -> Response:
     """Enlarges the picture until its longer side has `out_resolution` pixels, and answers when that is done.
@@ -45,13 +54,16 @@ def upscale() -> Response:
     here = context()
     here.service.check_open()
     # Whether there is a place at all, before the body is read: that takes none, as its client may be slow.
-    with here.places.enter("upscaling"):
-        pass
+    here.places.check("upscaling")
     body = parse_body(UpscaleBody)
     _check(body, here.service.settings)
-    with here.places.enter("upscaling"), here.service.in_flight.one():
+    with (
+        here.places.enter("upscaling"),
+        here.service.in_flight.one(),
+        watched(here.service.leaving, "the picture") as stop,
+    ):
         here.service.check_open()
-        return jsonify(_answered(body, watch_work()).model_dump())
+        return jsonify(_answered(body, stop).model_dump())
 
 
 def _check(body: UpscaleBody, settings: ServiceSettings) -> None:
@@ -69,14 +81,9 @@ def _check(body: UpscaleBody, settings: ServiceSettings) -> None:
 
 def _answered(body: UpscaleBody, stop: Stop) -> UpscaleAnswer:
     service = context().service
-    try:
-        wish = _wish(body)
-        enlarged = service.upscale(wish, current_request_id() or "", stop)
-        data = service.encoded(enlarged.image, body.format, stop)
-    except Canceled:
-        if service.stopping:
-            raise ShuttingDown("the service is shutting down, the picture was not finished") from None
-        raise ClientLeft("the client closed its connection") from None
+    wish = _wish(body, stop)
+    enlarged = service.upscale(wish, current_request_id() or "", stop)
+    data = service.encoded(enlarged.image, body.format, stop)
     notes = []
     if body.denoise_strength is not None and wish.model.name != GENERAL:
         notes.append(f"denoise_strength has no effect on this model; it is for {GENERAL}")
@@ -95,13 +102,14 @@ def _answered(body: UpscaleBody, stop: Stop) -> UpscaleAnswer:
     )
 
 
-def _wish(body: UpscaleBody) -> Wish:
+def _wish(body: UpscaleBody, stop: Stop) -> Wish:
     here, asked = context(), preferred_wait()
     allowed = float(here.service.settings.patience_s)
     patience = Patience(allowed if asked is None else min(asked, allowed))
-    model = here.service.catalog.find(body.model_name)
-    with here.decoding:
-        image = body.picture()
+    with patience.limit(stop) as stop_or_late:
+        model = here.service.catalog.find(body.model_name, stop=stop_or_late)
+        with here.decoding.enter(stop_or_late):
+            image = body.picture()
     return Wish(
         image=image,
         model=model,
@@ -111,19 +119,3 @@ def _wish(body: UpscaleBody) -> Wish:
         face_enhance=body.face_enhance,
         patience=patience,
     )
-
-
-@blueprint.get("/progress/<request_id>")
-@documented("How far a picture is", answers={200: Progress}, tags=["upsampler"])
-def progress(request_id: str) -> Response:
-    """Tells of the picture whose request had this `X-Request-Id`; 404 before it came and when it is done."""
-    return answer_progress(context().service.progresses, request_id)
-
-
-@blueprint.after_request
-def _keep_status(response: Response) -> Response:
-    """Problems say ``"status": "false"``, which this service's clients look at; the number is HTTP's own."""
-    if response.mimetype == "application/problem+json":
-        problem = json.loads(response.get_data())
-        response.set_data(json.dumps({**problem, "status": "false"}) + "\n")
-    return response

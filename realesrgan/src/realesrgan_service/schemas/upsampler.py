@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from enlight_common.images import ImageBounds, OutputFormat, decode_base64_image
+from enlight_common.schemas.strict import Strict
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,12 +20,8 @@ BOUNDS = ImageBounds(max_pixels=40_000_000)
 Base64Image = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
 
 
-class UpscaleBody(BaseModel):
+class UpscaleBody(Strict):
     """What to enlarge, and how far."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=()
-    )
 
     input_string: Base64Image = Field(description="An image file in base64, upright as its EXIF data says")
     model_name: str = Field(DEFAULT, min_length=1, max_length=64, description="One of GET /models")
@@ -70,23 +67,6 @@ class UpscaleAnswer(BaseModel):
     seconds: float = Field(description="Of computing, the wait before it not counted")
     faces: int | None = Field(description="Restored ones; null where face_enhance was not asked for")
     notes: list[str] = Field(description="What of the request had no effect")
-
-
-class Failure(BaseModel):
-    """A problem document (RFC 9457) whose `status` is the text that old clients look for."""
-
-    status: Literal["false"] = "false"
-    message: str
-    type: str
-    title: str
-    detail: str
-
-
-class Greeting(BaseModel):
-    """What ``GET /`` answers."""
-
-    message: str
-    hostname: str
 
 
 class ListedModel(BaseModel):

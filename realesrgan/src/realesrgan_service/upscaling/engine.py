@@ -6,8 +6,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
+import torch
 from enlight_common.errors import InvalidField
+from enlight_common.memory import memory_bounded
+from enlight_common.queue import Stop
 
 from realesrgan_service.models.catalog import Catalog, ModelFile
 from realesrgan_service.models.loading import blended, read_weights, upscaler_from
@@ -21,6 +25,24 @@ _FIELD = "model_name"
 _STRENGTH_DECIMALS = 2
 
 Key = tuple[tuple[tuple[int, int, int], ...], float | None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network by its files: one, or the general pair with the share of its first."""
+
+    files: tuple[ModelFile, ...]
+    strength: float | None
+
+    @property
+    def name(self) -> str:
+        """Of the model that was asked for."""
+        return self.files[0].name
+
+    @property
+    def key(self) -> Key:
+        """Changes when a file does."""
+        return tuple(file.version for file in self.files), self.strength
 
 
 class Engine:
@@ -41,58 +63,55 @@ class Engine:
         with self._lock:
             return dict(self._networks.values())
 
-    def at_hand(self, model: ModelFile, denoise_strength: float | None = None) -> Network | None:
-        """The network of *model* where it is in memory, from any thread; errors as `network`."""
-        _, _, key = self._asked_for(model, denoise_strength)
-        with self._lock:
-            if key not in self._networks:
-                return None
-            self._networks.move_to_end(key)
-            return self._networks[key][1]
-
-    def network(self, model: ModelFile, denoise_strength: float | None = None) -> Network:
-        """The network of *model*, loaded if it is not in memory.
+    def choose(self, model: ModelFile, denoise_strength: float | None, stop: Stop) -> Choice:
+        """What *model* is made of, from any thread; the other half of the general pair may be fetched.
 
         *denoise_strength* blends the general pair, and is for its model only: 1 is the model as it is, 0 the
-        one that keeps noise.
+        one that keeps noise. Raises as `Catalog.find`.
+        """
+        strength = None if denoise_strength is None else round(denoise_strength, _STRENGTH_DECIMALS)
+        if strength is None or strength == 1 or model.name != GENERAL:
+            return Choice((model,), None)
+        return Choice((model, self._catalog.find(GENERAL_NOISY, "denoise_strength", stop=stop)), strength)
+
+    def at_hand(self, choice: Choice) -> Network | None:
+        """The network where it is in memory, from any thread."""
+        with self._lock:
+            if choice.key not in self._networks:
+                return None
+            self._networks.move_to_end(choice.key)
+            return self._networks[choice.key][1]
+
+    def network(self, choice: Choice) -> Network:
+        """The network, loaded if it is not in memory.
 
         Raises:
-            InvalidField: the file is no upscaler, or the pair is not complete.
+            InvalidField: a file is no upscaler, or the pair is none.
+            OutOfMemory: there is too little memory for it.
         """
-        network = self.at_hand(model, denoise_strength)
+        network = self.at_hand(choice)
         if network is not None:
             return network
-        models, strength, key = self._asked_for(model, denoise_strength)
-        network = self._load(models, strength)
+        with memory_bounded(torch, f"{choice.name} was not loaded"):
+            network = self._load(choice)
         with self._lock:
-            self._networks[key] = (model.name, network)
+            self._networks[choice.key] = (choice.name, network)
             while len(self._networks) > self._max_loaded:
                 self._networks.popitem(last=False)
         return network
 
-    def _asked_for(
-        self, model: ModelFile, denoise_strength: float | None
-    ) -> tuple[list[ModelFile], float | None, Key]:
-        models = [model]
-        strength = None if denoise_strength is None else round(denoise_strength, _STRENGTH_DECIMALS)
-        if strength is not None and strength < 1 and model.name == GENERAL:
-            models.append(self._catalog.find(GENERAL_NOISY, "denoise_strength"))
-        else:
-            strength = None
-        return models, strength, (tuple(each.version for each in models), strength)
-
-    def _load(self, models: list[ModelFile], strength: float | None) -> Network:
+    def _load(self, choice: Choice) -> Network:
         started = time.monotonic()
         try:
-            states = [read_weights(model.path, _FIELD) for model in models]
+            states = [read_weights(file.path, _FIELD) for file in choice.files]
         except FileNotFoundError:
             raise InvalidField(_FIELD, "names a file that is gone") from None
-        state = states[0] if strength is None else blended(states[0], states[1], strength)
+        state = states[0] if choice.strength is None else blended(states[0], states[1], choice.strength)
         network = network_of(upscaler_from(state, _FIELD), self._device, self._precision)
         log.info(
             "an upscaler is loaded",
             extra={
-                "model": models[0].name,
+                "model": choice.name,
                 "engine": network.engine,
                 "precision": network.precision,
                 "us_per_pixel": round(network.seconds_per_pixel * 1e6, 2),

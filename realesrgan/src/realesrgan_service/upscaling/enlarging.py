@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from enlight_common.errors import OutOfMemory
-from enlight_common.queue import Canceled
+from enlight_common.memory import memory_bounded
+from enlight_common.queue import Canceled, Stop
 from PIL import Image
 
-from realesrgan_service.upscaling.network import Network, Stop
+from realesrgan_service.upscaling.network import Network
 from realesrgan_service.upscaling.picture import Canvas, add, bled, to_canvas, to_image, window_of
 from realesrgan_service.upscaling.plan import Plan, Size
-from realesrgan_service.upscaling.tiles import FloatArray, Tile, tiles_of
+from realesrgan_service.upscaling.tiles import Tile, tiles_of
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +56,17 @@ def enlarge(image: Image.Image, network: Network, work: Work, *, stop: Stop, rep
 
     Raises:
         Canceled: *stop* said so.
-        OutOfMemory: the tiles are too large for the device.
+        OutOfMemory: there is too little memory for the tiles, or for the picture.
     """
     size = work.plan.size
-    if work.plan.passes:
-        enlarged = to_image(_passes(image, network, work, stop, report), size)
-    else:
-        enlarged = _reduced(image, size)
-    if "A" in image.getbands():
-        # What is transparent has sharp edges in no network's training; a resampling keeps them.
-        enlarged.putalpha(image.getchannel("A").resize(size, Image.Resampling.LANCZOS))
+    with memory_bounded(torch, "ask for a smaller tile or size"):
+        if work.plan.passes:
+            enlarged = to_image(_passes(image, network, work, stop, report), size)
+        else:
+            enlarged = _reduced(image, size)
+        if "A" in image.getbands():
+            # What is transparent has sharp edges in no network's training; a resampling keeps them.
+            enlarged.putalpha(image.getchannel("A").resize(size, Image.Resampling.LANCZOS))
     return enlarged
 
 
@@ -85,7 +86,7 @@ def _passes(image: Image.Image, network: Network, work: Work, stop: Stop, report
             if stop():
                 raise Canceled
             started = time.monotonic()
-            add(larger, tile, _run(network, canvas, tile, stop), each.kept)
+            add(larger, tile, network(window_of(canvas, tile), stop), each.kept)
             done += tile.pixels
             _learn_pace(network, (time.monotonic() - started) / tile.pixels)
             left = (work.pixels - done) * network.seconds_per_pixel
@@ -106,11 +107,3 @@ def _resampled(canvas: Canvas, size: Size) -> Canvas:
 
 def _learn_pace(network: Network, seconds_per_pixel: float) -> None:
     network.seconds_per_pixel += _FRESHNESS * (seconds_per_pixel - network.seconds_per_pixel)
-
-
-def _run(network: Network, canvas: Canvas, tile: Tile, stop: Stop) -> FloatArray:
-    try:
-        return network(window_of(canvas, tile), stop)
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory("the GPU's memory is too small for the tiles; ask for a smaller tile") from error

@@ -7,30 +7,25 @@ to have them, restored, and laid back with a soft edge.
 from __future__ import annotations
 
 import importlib.util
-import logging
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from enlight_common.errors import EnlightError, InvalidField
-from enlight_common.weights import Weight, fetch
+from enlight_common.errors import InvalidField
+from enlight_common.fetching import Fetches
+from enlight_common.queue import Stop
 from PIL import Image, ImageFilter
 from spandrel import ImageModelDescriptor, ModelLoader
 
 from realesrgan_service.models.loading import read_weights
+from realesrgan_service.models.obtaining import obtain
 from realesrgan_service.models.published import FACE_DETECTOR, FACE_RESTORER
-from realesrgan_service.upscaling.torch_part import Stop, TorchPart
-
-log = logging.getLogger(__name__)
+from realesrgan_service.upscaling.torch_part import TorchPart
 
 _FIELD = "face_enhance"
 _SIDE = 512
-_FETCH_S = 300.0
-_FETCH_AGAIN_S = 60.0
 _CONFIDENCE = 0.6
 _MOST_FACES = 32
 _DETECTION_SIDE = 1280  # pixels: larger pictures are searched in small
@@ -53,19 +48,20 @@ TEMPLATE: Points = np.array(
 class Faces:
     """Finds and restores faces. `fetch` may be called from any thread, the rest from one."""
 
-    def __init__(self, weights_dir: Path, device: str, *, fetching: bool) -> None:
+    def __init__(self, weights_dir: Path, device: str, fetches: Fetches | None) -> None:
+        """*fetches* is for weights that are not there; where it is None, nothing is fetched."""
         self._folder = weights_dir
         self._device = device
-        self._fetching = fetching
-        self._lock = threading.Lock()
+        self._fetches = fetches
         self._restorer: TorchPart | None = None
-        self._failed_at = -_FETCH_AGAIN_S
 
-    def fetch(self) -> None:
+    def fetch(self, stop: Stop) -> None:
         """Have the weights in their folder.
 
         Raises:
             InvalidField: they are not and could not be fetched, or OpenCV is not installed.
+            BeingFetched: that takes longer than a request waits.
+            Canceled: *stop* said so.
         """
         if not _opencv_is_here():
             raise InvalidField(
@@ -75,23 +71,7 @@ class Faces:
             )
         for weight in (FACE_RESTORER, FACE_DETECTOR):
             if not (self._folder / weight.file).is_file():
-                self._fetch(weight)
-
-    def _fetch(self, weight: Weight) -> None:
-        reason = f"needs the weights {weight.file}, which are not in the folder of weights"
-        if not self._fetching:
-            raise InvalidField(_FIELD, reason)
-        with self._lock:
-            if (self._folder / weight.file).is_file():
-                return
-            if time.monotonic() - self._failed_at > _FETCH_AGAIN_S:
-                try:
-                    fetch(weight, self._folder, deadline_s=_FETCH_S)
-                    return
-                except (EnlightError, OSError) as error:
-                    log.warning("%s could not be fetched: %s", weight.name, error)
-                    self._failed_at = time.monotonic()
-        raise InvalidField(_FIELD, f"{reason} and could not be fetched")
+                obtain(weight, self._folder, self._fetches, _FIELD, stop)
 
     def load(self) -> None:
         """Have the restorer in memory, once `fetch` was done. Raises InvalidField where it is another's."""

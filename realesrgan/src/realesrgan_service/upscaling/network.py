@@ -6,11 +6,11 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
+from enlight_common.queue import Stop
 from spandrel import ImageModelDescriptor, ModelTiling
 
 from realesrgan_service.upscaling import openvino_part
@@ -21,7 +21,6 @@ from realesrgan_service.upscaling.torch_part import TorchPart
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Stop = Callable[[], bool]
 Model: TypeAlias = ImageModelDescriptor[torch.nn.Module]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

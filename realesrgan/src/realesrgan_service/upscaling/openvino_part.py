@@ -7,14 +7,12 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from enlight_common.queue import Canceled
+from enlight_common.queue import Canceled, Stop
 
 log = logging.getLogger(__name__)
-Stop = Callable[[], bool]
 
 _LOOK_MS = 100
 _TRACED_SIDE = 16

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from enlight_common.queue import Canceled
-
-Stop = Callable[[], bool]
+from enlight_common.queue import Canceled, Stop
 
 #: Layers that take long enough for a stop to be looked for before each.
 _LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
+
+
+class _Look:
+    """Raises Canceled in front of a layer when `stop` says so.
+
+    It holds no part of a network: what a layer's hook holds is freed with the layer, and a circle of them
+    only when Python happens to look for circles, gigabytes later.
+    """
+
+    def __init__(self) -> None:
+        self.stop: Stop | None = None
+
+    def __call__(self, _module: torch.nn.Module, _inputs: object) -> None:
+        if self.stop is not None and self.stop():
+            raise Canceled
 
 
 class TorchPart:
@@ -26,7 +39,7 @@ class TorchPart:
         self._inside = precision if half_weights else torch.float32
         self._autocast = precision != torch.float32 and not half_weights
         self._module = module.to(device, self._inside).eval()
-        self._stop: Stop | None = None
+        self._look = _Look()
         for layer in self._module.modules():
             if isinstance(layer, _LAYERS):
                 layer.register_forward_pre_hook(self._look)
@@ -46,12 +59,8 @@ class TorchPart:
 
     @contextlib.contextmanager
     def _stoppable(self, stop: Stop) -> Iterator[None]:
-        self._stop = stop
+        self._look.stop = stop
         try:
             yield
         finally:
-            self._stop = None
-
-    def _look(self, _module: torch.nn.Module, _inputs: object) -> None:
-        if self._stop is not None and self._stop():
-            raise Canceled
+            self._look.stop = None

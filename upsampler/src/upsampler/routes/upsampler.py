@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import base64
-import json
 import socket
 from dataclasses import asdict
 
-from enlight_common.errors import ClientLeft, InvalidField, ShuttingDown
+from enlight_common.errors import InvalidField
 from enlight_common.patience import Patience
-from enlight_common.queue import Canceled, Stop
-from enlight_common.web import current_request_id, documented, parse_body, preferred_wait
-from enlight_common.web.progress import Progress, answer_progress
+from enlight_common.queue import Stop
+from enlight_common.web import (
+    current_request_id,
+    documented,
+    kept_status,
+    parse_body,
+    preferred_wait,
+    progress,
+    watched,
+)
+from enlight_common.web.kept_status import FAILURES, Greeting
 from flask import Blueprint, Response, jsonify
 
 from upsampler.encoding import LIMIT_BYTES, encode_within
 from upsampler.models import known_upscalers
-from upsampler.routes.context import context, watch_work
-from upsampler.schemas.upsampler import Failure, Hello, Model, Models, UpscaleAnswer, UpscaleBody
+from upsampler.routes.context import context
+from upsampler.schemas.upsampler import Model, Models, UpscaleAnswer, UpscaleBody
 from upsampler.service import Wish
 
 blueprint = Blueprint("upsampler", __name__)
+kept_status.install(blueprint)
+progress.install(blueprint, lambda: context().service.progresses)
 _SD_SETTINGS = ("seed", "steps", "noise_level", "guidance_scale")
 
 
 @blueprint.get("/")
-@documented("Who answers", answers={200: Hello}, tags=["upsampler"])
-def hello() -> Response:
+@documented("Who answers", answers={200: Greeting}, tags=["upsampler"])
+def greet() -> Response:
     """Says what this is, and the host's name."""
-    return jsonify(Hello(message="Enlight upsampler", hostname=socket.gethostname()).model_dump())
+    return jsonify(Greeting(message="Enlight upsampler", hostname=socket.gethostname()).model_dump())
 
 
 @blueprint.get("/models")
@@ -46,7 +55,7 @@ def models() -> Response:
 
 @blueprint.post("/upsampler")
 @documented(
-    "Enlarge a picture", body=UpscaleBody, answers={200: UpscaleAnswer, 422: Failure}, tags=["upsampler"]
+    "Enlarge a picture", body=UpscaleBody, answers={200: UpscaleAnswer, **FAILURES}, tags=["upsampler"]
 )
 def upscale() -> Response:
     """Enlarges the picture until its longer side has `resolution` pixels, and answers when that is done.
@@ -57,28 +66,26 @@ def upscale() -> Response:
     `GET /progress/<X-Request-Id>` tells how far it is.
     """
     here = context()
-    here.service.check_open()
+    here.service.leaving.check_open()
     # Whether there is a place at all, before the body is read: that takes none, as its client may be slow.
-    with here.places.enter("upscaling"):
-        pass
+    here.places.check("upscaling")
     body = parse_body(UpscaleBody)
-    with here.places.enter("upscaling"), here.service.in_flight.one():
-        here.service.check_open()
-        return jsonify(_answered(body, watch_work()).model_dump())
+    with (
+        here.places.enter("upscaling"),
+        here.service.in_flight.one(),
+        watched(here.service.leaving, "the picture") as stop,
+    ):
+        here.service.leaving.check_open()
+        return jsonify(_answered(body, stop).model_dump())
 
 
 def _answered(body: UpscaleBody, stop: Stop) -> UpscaleAnswer:
-    service, wish = context().service, _wish(body)
+    service, wish = context().service, _wish(body, stop)
     upscaler = wish.upscaler
     text = {"model": upscaler.name, "seed": str(wish.manner.seed)} if upscaler.engine == "sd" else {}
-    try:
-        enlarged = service.upscale(wish, current_request_id() or "", stop)
-        image, limit = enlarged.image, LIMIT_BYTES if body.limited else None
-        encoded = service.encoded(lambda: encode_within(image, body.format, limit, text), stop)
-    except Canceled:
-        if service.stopping:
-            raise ShuttingDown("the service is shutting down, the picture was not finished") from None
-        raise ClientLeft("the client closed its connection") from None
+    enlarged = service.upscale(wish, current_request_id() or "", stop)
+    image, limit = enlarged.image, LIMIT_BYTES if body.limited else None
+    encoded = service.encoded(lambda: encode_within(image, body.format, limit, text), stop)
     settings = asdict(wish.manner)
     names = ("tile", "overlap", *(_SD_SETTINGS if upscaler.engine == "sd" else ()))
     return UpscaleAnswer(
@@ -94,29 +101,13 @@ def _answered(body: UpscaleBody, stop: Stop) -> UpscaleAnswer:
     )
 
 
-def _wish(body: UpscaleBody) -> Wish:
+def _wish(body: UpscaleBody, stop: Stop) -> Wish:
     here, asked = context(), preferred_wait()
     settings = here.service.settings
     patience = Patience(settings.patience_s if asked is None else min(asked, settings.patience_s))
     upscaler = here.service.upscaler(body.engine, body.model)
     if upscaler.engine != body.engine:
         raise InvalidField("model", f"must be of the engine {body.engine}")
-    with here.decoding:
+    with patience.limit(stop) as stop_or_late, here.decoding.enter(stop_or_late):
         request = body.request()
     return Wish(upscaler, request, request.manner(upscaler, settings.max_tile), patience)
-
-
-@blueprint.get("/progress/<request_id>")
-@documented("How far a picture is", answers={200: Progress}, tags=["upsampler"])
-def progress(request_id: str) -> Response:
-    """Tells of the picture whose request had this `X-Request-Id`; 404 before it came and when it is done."""
-    return answer_progress(context().service.progresses, request_id)
-
-
-@blueprint.after_request
-def _keep_status(response: Response) -> Response:
-    """Problems say ``"status": "false"``, which this service's clients look at; the number is HTTP's own."""
-    if response.mimetype == "application/problem+json":
-        problem = json.loads(response.get_data())
-        response.set_data(json.dumps({**problem, "status": "false"}) + "\n")
-    return response

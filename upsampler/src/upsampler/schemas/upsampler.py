@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from enlight_common.errors import InvalidField
 from enlight_common.images import ImageBounds, OutputFormat, decode_base64_image
+from enlight_common.schemas.flag import Flag
+from enlight_common.schemas.strict import Strict
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from upsampler.models import EngineName
 from upsampler.request import MAX_SEED, UpscaleRequest
@@ -31,19 +33,11 @@ def _offered(value: int) -> int:
     return value
 
 
-def _in_words(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-#: Clients send words; a boolean is as clear.
-Limit = Annotated[Literal["true", "false"], BeforeValidator(_in_words)]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 
 
-class UpscaleBody(BaseModel):
+class UpscaleBody(Strict):
     """What to enlarge and how. Only the image is required; what is left out, the model decides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     image: str = Field(
         min_length=1,
@@ -54,7 +48,7 @@ class UpscaleBody(BaseModel):
     resolution: Annotated[int, AfterValidator(_offered)] = Field(
         1024, description="Pixels of the longer side", json_schema_extra={"enum": list(RESOLUTIONS)}
     )
-    mblimit: Limit = Field("false", description="Keep the file within 5 MB")
+    mblimit: Flag = Field("false", description="Keep the file within 5 MB")
     engine: EngineName = "sd"
     model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_NAME, description="See `GET /models`")
     negative_prompt: Prompt | None = None
@@ -122,23 +116,6 @@ class UpscaleAnswer(BaseModel):
     model: str
     passes: int = Field(description="How often the network was run over the picture; Lanczos did the rest")
     settings: dict[str, Any]
-
-
-class Failure(BaseModel):
-    """What an error is answered with: a problem document (RFC 9457) whose `status` is what clients know."""
-
-    status: Literal["false"] = "false"
-    message: str
-    type: str
-    title: str
-    detail: str
-
-
-class Hello(BaseModel):
-    """Who answers."""
-
-    message: str
-    hostname: str
 
 
 class Model(BaseModel):

@@ -7,7 +7,6 @@ then at full size, as Stable Diffusion itself was trained at 256 before 512 pixe
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .. import architecture
 from ..render import Scene
-from . import pool
+from . import averaging, pool
 from .schedule import warm_stable_decay
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def train(
     model = architecture.unet().to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    first = _restore(out, model, averaged)
+    first = averaging.restore(out, model, averaged)
     torch.manual_seed(first)
     noiser = DDPMScheduler.from_config(architecture.scheduler().config)
     alphas = noiser.alphas_cumprod.to(device)
@@ -88,12 +87,12 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        _average(averaged, model, min(EMA, (step + 1) / (step + 10)))
+        averaging.average(averaged, model, min(EMA, (step + 1) / (step + 10)))
         running += 0.02 * (loss.item() - running) if step > first else loss.item()
         if step % 50 == 0:
             log.info("unet %d/%d loss %.4f %.0fs", step, steps, running, time.monotonic() - started)
         if step % 200 == 199 or step == steps - 1:
-            _save(out, model, averaged, step + 1)
+            averaging.save(out, model, averaged, step + 1)
 
 
 def _draw(
@@ -148,31 +147,4 @@ def _encode_captions(work: Path, scenes: list[Scene], device: torch.device) -> d
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     encoder = CLIPTextModelWithProjection.from_pretrained(work / "text").to(device).eval()
     captions = [pool.caption(scene, i, w) for i, scene in enumerate(scenes) for w in range(WORDINGS)]
-
-    def states(texts: list[str]) -> torch.Tensor:
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        hidden: torch.Tensor = encoder(input_ids=tokens.to(device)).last_hidden_state
-        return hidden.half().cpu()
-
-    encoded = torch.cat([states(captions[i : i + 128]) for i in range(0, len(captions), 128)])
-    return {"states": encoded, "unsaid": states([""])[0]}
-
-
-@torch.no_grad()
-def _average(averaged: UNet2DConditionModel, model: UNet2DConditionModel, keep: float) -> None:
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - keep)
-
-
-def _save(out: Path, model: UNet2DConditionModel, averaged: UNet2DConditionModel, step: int) -> None:
-    averaged.save_pretrained(out)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "latest.part")
-    (out / "latest.part").rename(out / "latest.safetensors")
-    (out / "step.json").write_text(json.dumps({"step": step}))
-
-
-def _restore(out: Path, model: UNet2DConditionModel, averaged: UNet2DConditionModel) -> int:
-    if not (out / "step.json").exists():
-        return 0
-    model.load_state_dict(load_file(out / "latest.safetensors"))
-    averaged.load_state_dict(load_file(out / "diffusion_pytorch_model.safetensors"))
-    return int(json.loads((out / "step.json").read_text())["step"])
+    return pool.encode_captions(tokenizer, encoder, captions, device)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..architecture import SIZE
 from ..captions import loosely_describe
@@ -56,6 +57,24 @@ def batch(array: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.de
     """Pictures as a tensor (n, 3, height, width) in [-1, 1]."""
     pixels = torch.from_numpy(array[np.sort(indices)]).to(device)
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+@torch.no_grad()
+def encode_captions(
+    tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel | CLIPTextModelWithProjection,
+    captions: list[str],
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """The text encoder's ``states`` (n, 77, width) of the captions, and ``unsaid``, of none; fp16."""
+
+    def states(texts: list[str]) -> torch.Tensor:
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        hidden: torch.Tensor = encoder(input_ids=tokens.to(device)).last_hidden_state
+        return hidden.half().cpu()
+
+    encoded = torch.cat([states(captions[i : i + 128]) for i in range(0, len(captions), 128)])
+    return {"states": encoded, "unsaid": states([""])[0]}
 
 
 def _pixels(scene: Scene) -> NDArray[np.uint8]:

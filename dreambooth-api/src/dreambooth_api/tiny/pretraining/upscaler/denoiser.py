@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ... import PIPELINE_FOLDER
-from .. import pool
+from .. import averaging, pool
 from ..schedule import warm_stable_decay
 from . import architecture
 from .linear import pair_up, silence_branches
@@ -50,7 +49,7 @@ def train(examples: Examples, out: Path, steps: int, device: torch.device, *, lr
     model.to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    first = _restore(out, model, averaged)
+    first = averaging.restore(out, model, averaged)
     torch.manual_seed(first)
     noiser, small_noiser = architecture.scheduler(), architecture.low_res_scheduler()
     metric = examples.metric.to(device)
@@ -75,12 +74,12 @@ def train(examples: Examples, out: Path, steps: int, device: torch.device, *, lr
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        _average(averaged, model, min(EMA, (step + 1) / (step + 10)))
+        averaging.average(averaged, model, min(EMA, (step + 1) / (step + 10)))
         running += 0.02 * (loss.item() - running) if step > first else loss.item()
         if step % 50 == 0:
             log.info("unet %d/%d loss %.4f %.0fs", step, steps, running, time.monotonic() - started)
         if step % 200 == 199 or step == steps - 1:
-            _save(out, model, averaged, step + 1)
+            averaging.save(out, model, averaged, step + 1)
 
 
 def _draw(
@@ -170,31 +169,4 @@ def _encode_captions(pictures: Pictures, device: torch.device) -> dict[str, torc
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE_FOLDER / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(PIPELINE_FOLDER / "text_encoder").to(device).eval()
     captions = [pool.caption(scene, index) for index, scene in enumerate(pictures.scenes)]
-
-    def states(texts: list[str]) -> torch.Tensor:
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        hidden: torch.Tensor = encoder(input_ids=tokens.to(device)).last_hidden_state
-        return hidden.half().cpu()
-
-    encoded = torch.cat([states(captions[i : i + 128]) for i in range(0, len(captions), 128)])
-    return {"states": encoded, "unsaid": states([""])[0]}
-
-
-@torch.no_grad()
-def _average(averaged: UNet2DConditionModel, model: UNet2DConditionModel, keep: float) -> None:
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - keep)
-
-
-def _save(out: Path, model: UNet2DConditionModel, averaged: UNet2DConditionModel, step: int) -> None:
-    averaged.save_pretrained(out)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "latest.part")
-    (out / "latest.part").rename(out / "latest.safetensors")
-    (out / "step.json").write_text(json.dumps({"step": step}))
-
-
-def _restore(out: Path, model: UNet2DConditionModel, averaged: UNet2DConditionModel) -> int:
-    if not (out / "step.json").exists():
-        return 0
-    model.load_state_dict(load_file(out / "latest.safetensors"))
-    averaged.load_state_dict(load_file(out / "diffusion_pytorch_model.safetensors"))
-    return int(json.loads((out / "step.json").read_text())["step"])
+    return pool.encode_captions(tokenizer, encoder, captions, device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import ModuleType
 
-import torch
 from enlight_common.errors import OutOfMemory
 
 #: PyTorch's own words where the machine's memory, not a GPU's, does not suffice.
@@ -13,8 +13,10 @@ _CPU_WORDS = "can't allocate memory"
 
 
 @contextlib.contextmanager
-def memory_bounded(advice: str) -> Iterator[None]:
-    """Raise OutOfMemory, with *advice*, where PyTorch finds no memory; what it kept of a GPU's is freed."""
+def memory_bounded(torch: ModuleType, advice: str) -> Iterator[None]:
+    """Raise OutOfMemory, with *advice*, where PyTorch (the module *torch*) or Python finds no memory; what
+    PyTorch kept of a GPU's is freed.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
