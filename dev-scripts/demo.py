@@ -32,6 +32,8 @@ PROMPTS = (
 )
 SEED = 7
 WAIT_S = 60  # that main-api may hold a request open
+JOB_S = 3600.0  # the longest that a job may take, its wait included; on a CPU a training takes minutes
+PAUSE_S = 1.0  # before a stream of events that ended is opened again
 UPSCALED = 1100  # pixels of the longer side
 #: What follows the drawing in one request, and how the sheet calls each step's picture.
 CHAIN = (
@@ -168,21 +170,36 @@ def asked(
 def follow(client: httpx.Client, job: Job) -> Job:
     """The job at its end, its progress shown as its events arrive; one that is left before is canceled."""
     progress = Progress()
+    deadline = time.monotonic() + JOB_S
     try:
         while job["status"] not in TERMINAL:
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the job {job['id']} did not end within {JOB_S:.0f} s")
             with client.stream("GET", job["urls"]["events"]) as answer:
                 if not answer.is_success:
                     answer.read()
                     check(answer, "the job cannot be followed")
-                for name, data in events(answer.iter_lines()):
+                for name, data in events(until(deadline, answer.iter_lines())):
                     if name != "picture":
                         job = data
                         progress.show(job)
+            if job["status"] not in TERMINAL:
+                time.sleep(PAUSE_S)
     finally:
         progress.end()
         if job["status"] not in TERMINAL:
             client.post(job["urls"]["cancel"])
     return job
+
+
+def until(deadline: float, lines: Iterator[str]) -> Iterator[str]:
+    """The lines that come before that monotonic time; streams are kept alive by comments for as long as one
+    listens.
+    """
+    for line in lines:
+        if time.monotonic() > deadline:
+            return
+        yield line
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:

@@ -4,49 +4,23 @@
 # Services that were running before are used and left running; those it starts it stops, unless KEEP=1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-DATA_DIR=${DATA_DIR:-data}
-client=''
+# shellcheck source-path=SCRIPTDIR source=lib/demonstrating.sh
+source dev-scripts/lib/demonstrating.sh
 
 main() {
-  trap 'leave 130' INT
-  trap 'leave 143' TERM
   dev-scripts/setup.sh
-  start_services
-  # In the background, because bash would wait for its end before it follows a trap.
-  .venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:${MAIN_API_PORT:-8040}" \
-    --key-file "$DATA_DIR/secrets/admin.key" --output demo-output &
-  client=$!
-  wait "$client"
-}
-
-start_services() {
-  local status=0
-  dev-scripts/status.sh >/dev/null || status=$?
-  if ((status == 0)); then
+  # With all that runs up, what was left out of it was left out on purpose.
+  if dev-scripts/status.sh >/dev/null; then
     echo "the services are already running; they are used as they are"
-    return
+    trap 'leave_demo 130' INT
+    trap 'leave_demo 143' TERM
+  else
+    # The upsampler takes memory, and is not asked for anything here.
+    export WITHOUT=${WITHOUT-upsampler}
+    start_for_demo
   fi
-  # With some of them up they are somebody's: what is missing is started, and all are left.
-  if ((status == 3)) && [[ ${KEEP:-} != 1 ]]; then
-    trap stop_services EXIT
-  fi
-  # It takes memory, and is not asked for anything here.
-  WITHOUT=${WITHOUT-upsampler} dev-scripts/start.sh
-}
-
-stop_services() {
-  trap '' INT TERM # a second Ctrl-C must not leave half of them running
-  echo "stopping the services"
-  dev-scripts/stop.sh >/dev/null
-}
-
-leave() {
-  if [[ -n $client ]]; then
-    kill -s TERM "$client" 2>/dev/null || true # it cancels its training
-    wait "$client" || true
-  fi
-  exit "$1"
+  run_client .venv/bin/python dev-scripts/demo.py --url "http://127.0.0.1:${MAIN_API_PORT:-8040}" \
+    --key-file "${DATA_DIR:-data}/secrets/admin.key" --output demo-output
 }
 
 main "$@"

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
-stamp=$venv/.setup-stamp
+stamp=$venv/.setup-stamp # its fingerprint
+place=$venv/.setup-place # the folder that it was made in
 
 fail() {
   printf 'setup.sh: %s\n' "$*" >&2
@@ -34,7 +35,7 @@ find_python() {
   fail "no Python 3.11 or newer found (python3 is: $(python3 --version 2>&1 || true)); install one or set PYTHON="
 }
 
-# What the environment was made from. The path is in it because a moved .venv does not work.
+# What the environment was made from.
 fingerprint() {
   "$venv/bin/python" - "$PWD" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -45,8 +46,13 @@ print(digest.hexdigest())
 PYTHON
 }
 
+# Its programs begin with the path of the interpreter: moved or copied they run another one, or none.
+is_moved() {
+  [[ -f $place ]] && [[ $(<"$place") != "$PWD" ]]
+}
+
 up_to_date() {
-  [[ -x $venv/bin/python && -f $stamp ]] && [[ $(cat "$stamp") == "$(fingerprint)" ]]
+  [[ -x $venv/bin/python && -f $stamp ]] && ! is_moved && [[ $(cat "$stamp") == "$(fingerprint)" ]]
 }
 
 if up_to_date; then
@@ -56,20 +62,25 @@ fi
 # Two terminals may start this at once; the second waits and finds the work done.
 mkdir -p "$venv"
 if command -v flock >/dev/null; then
-  exec 9>"$venv/.setup-lock"
+  exec 9<"$venv" # the folder itself: what is in it may be cleared
   flock -w 3600 9 || fail "another setup.sh has been running for an hour"
   if up_to_date; then
     exit 0
   fi
 fi
 
-if [[ ! -x $venv/bin/python ]] || ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version &>/dev/null; then
+if [[ ! -x $venv/bin/python ]] || is_moved || ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version &>/dev/null; then
   python=$(find_python)
   "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     fail "$python has no venv module; on Debian and Ubuntu: apt install python3-venv"
   echo "setup.sh: making $venv with $("$python" --version)"
-  "$python" -m venv "$venv"
+  if is_moved; then
+    "$python" -m venv --clear "$venv"
+  else
+    "$python" -m venv "$venv"
+  fi
 fi
+printf '%s\n' "$PWD" >"$place"
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --require-virtualenv)
 # Several GB take a while: whoever watches sees how far it is.

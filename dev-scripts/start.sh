@@ -9,13 +9,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
 # shellcheck source-path=SCRIPTDIR source=../dreambooth-manage/lib/processes.sh
 source "$MANAGE_DIR/lib/processes.sh"
+# shellcheck source-path=SCRIPTDIR source=../dreambooth-manage/lib/starting.sh
+source "$MANAGE_DIR/lib/starting.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/secrets.sh
 source "$DEV_DIR/lib/secrets.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/services.sh
 source "$DEV_DIR/lib/services.sh"
 
 STARTED=() # names, in the order of their start
-FINISHED=''
 MANAGE_STARTED='' # set once this call may have started instances where none were
 CHILD=''
 
@@ -29,30 +30,16 @@ main() {
   take_lock
   clear_remains
   check_ports
-  trap stop_what_was_started EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  on_failure stop_what_was_started
   fetch_weights
   set_main_api_settings
   start_and_wait mongodb redis broker
   make_keys
   start_missing bgrem upsampler realesrgan main-api background
   start_dreambooth
-  wait_until_ready bgrem upsampler realesrgan main-api background
-  FINISHED=1
+  await_wanted bgrem upsampler realesrgan main-api background
+  finished
   report
-}
-
-# Of a service that died, workers may be left that still hold its port.
-clear_remains() {
-  local name
-  while read -r name; do
-    if ! is_running "$name"; then
-      say "$name is recorded but not running: clearing up after it"
-      kill_session "$name"
-      rm -f "$(pid_file "$name")"
-    fi
-  done < <(recorded_names)
 }
 
 check_ports() {
@@ -91,36 +78,16 @@ start_missing() {
 
 start_and_wait() {
   start_missing "$@"
-  wait_until_ready "$@"
+  await_wanted "$@"
 }
 
-wait_until_ready() {
-  local name began=$SECONDS told=$SECONDS
+await_wanted() {
+  local name
+  local -a wanted=()
   for name in "$@"; do
-    [[ -n ${WANTED[$name]:-} ]] || continue
-    while true; do
-      case $(service_state "$name") in
-        up) break ;;
-        down) not_ready "$name" "ended while it was starting" ;;
-      esac
-      if ((SECONDS - began >= READY_TIMEOUT_S)); then
-        not_ready "$name" "was not ready after $READY_TIMEOUT_S s (READY_TIMEOUT_S)"
-      fi
-      if ((SECONDS - told >= 5)); then
-        told=$SECONDS
-        say "  waiting for $name, $((SECONDS - began)) s so far"
-      fi
-      sleep 0.3
-    done
+    [[ -z ${WANTED[$name]:-} ]] || wanted+=("$name")
   done
-}
-
-not_ready() {
-  local name=$1 log
-  log=$(service_log "$name")
-  printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
-  tail -n 30 "$log" | sed 's/^/    /' >&2
-  exit 1
+  await_ready service_state "${wanted[@]}"
 }
 
 # The administrator's key, and the one by which this machine's workers take jobs.
@@ -133,15 +100,20 @@ make_keys() {
 start_dreambooth() {
   [[ -n ${WANTED[dreambooth]:-} ]] || return 0
   local status=0
-  local -a more=()
-  if [[ -n ${WANTED[main-api]:-} ]]; then
-    more=(TRUST_TENANT_HEADER=true ENLIGHT_NODE_KEY="$(secret node.key)"
-      MAIN_API_URL="http://$(reachable "$MAIN_API_HOST"):$MAIN_API_PORT")
-  fi
   "$MANAGE_DIR/service_status.sh" >/dev/null || status=$?
-  ((status == 0)) || MANAGE_STARTED=1
+  ((status != 3)) || MANAGE_STARTED=1 # with some of them up they are somebody's
   # Its table comes with the others'.
-  run_child env DATA_DIR="$DATA_DIR" "${more[@]}" "$MANAGE_DIR/service_start.sh"
+  run_child start_instances
+}
+
+start_instances() {
+  export DATA_DIR
+  if [[ -n ${WANTED[main-api]:-} ]]; then
+    export TRUST_TENANT_HEADER=true MAIN_API_URL ENLIGHT_NODE_KEY
+    MAIN_API_URL=http://$(reachable "$MAIN_API_HOST"):$MAIN_API_PORT
+    ENLIGHT_NODE_KEY=$(secret node.key)
+  fi
+  exec "$MANAGE_DIR/service_start.sh"
 }
 
 # run_child COMMAND…  in the background and waited for, because bash follows no trap while a command runs in front.
@@ -171,10 +143,6 @@ report() {
 }
 
 stop_what_was_started() {
-  local status=$?
-  [[ -z $FINISHED ]] || return 0
-  trap - EXIT
-  trap '' INT TERM # a second Ctrl-C must not leave half of them running
   if [[ -n $CHILD ]]; then
     kill -s TERM "$CHILD" 2>/dev/null || true # service_start.sh stops what it started
     wait "$CHILD" || true
@@ -185,7 +153,6 @@ stop_what_was_started() {
     say "stopping what was started: ${STARTED[*]}" >&2
     stop_services "${STARTED[@]}"
   fi
-  exit "$status"
 }
 
 main "$@"

@@ -9,6 +9,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/processes.sh
 source "$MANAGE_DIR/lib/processes.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/starting.sh
+source "$MANAGE_DIR/lib/starting.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
 source "$MANAGE_DIR/lib/runtime_process.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/workers.sh
@@ -20,8 +22,7 @@ source "$MANAGE_DIR/lib/nginx.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/report.sh
 source "$MANAGE_DIR/lib/report.sh"
 
-STARTED=()   # names, in the order of their start
-FINISHED=''
+STARTED=() # names, in the order of their start
 
 main() {
   if [[ ${1:-} == --help || ${1:-} == -h ]]; then
@@ -38,12 +39,10 @@ main() {
   clear_remains
   check_ports
   configure_nginx
-  trap stop_what_was_started EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  on_failure stop_what_was_started
   start_missing
-  wait_until_ready
-  FINISHED=1
+  await_ready ready_state "${WANTED[@]}"
+  finished
   say ""
   print_table "${WANTED[@]}"
   say ""
@@ -68,18 +67,6 @@ refuse_other_plan() {
     is_worker "$name" && continue # it is where its instance is
     if is_running "$name" && [[ ${ports[$name]:-} != "$RECORD_PORT" ]]; then
       fail "$name runs on port $RECORD_PORT, which is not what these settings (INSTANCES, BASE_PORT, PORT, DEVICE) ask for: run service_stop.sh first"
-    fi
-  done < <(recorded_names)
-}
-
-# Of a service that died, workers may be left that still hold its port.
-clear_remains() {
-  local name
-  while read -r name; do
-    if ! is_running "$name"; then
-      say "$name is recorded but not running: clearing up after it"
-      kill_session "$name"
-      rm -f "$(pid_file "$name")"
     fi
   done < <(recorded_names)
 }
@@ -141,42 +128,14 @@ start_missing_worker() {
   start_worker "$@"
 }
 
-wait_until_ready() {
-  local name state began=$SECONDS told=$SECONDS
-  for name in "${WANTED[@]}"; do
-    while true; do
-      state=$(state_of "$name" readyz)
-      case $state in
-        up) break ;;
-        down) not_ready "$name" "ended while it was starting" ;;
-      esac
-      if ((SECONDS - began >= READY_TIMEOUT_S)); then
-        not_ready "$name" "was not ready after $READY_TIMEOUT_S s (READY_TIMEOUT_S)"
-      fi
-      if ((SECONDS - told >= 5)); then
-        told=$SECONDS
-        say "  waiting for $name, $((SECONDS - began)) s so far"
-      fi
-      sleep 0.3
-    done
-  done
-}
-
-not_ready() {
-  local name=$1 log
-  log=$(instance_log "$name")
-  printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
-  tail -n 30 "$log" | sed 's/^/    /' >&2
-  exit 1
+ready_state() {
+  state_of "$1" readyz
 }
 
 stop_what_was_started() {
   local name
   local -a workers=() instances=()
-  if [[ -n $FINISHED ]] || ((${#STARTED[@]} == 0)); then
-    return
-  fi
-  trap - EXIT
+  ((${#STARTED[@]})) || return 0
   say "stopping what was started: ${STARTED[*]}" >&2
   for name in "${STARTED[@]}"; do
     if is_worker "$name"; then

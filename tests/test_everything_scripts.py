@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -163,6 +164,48 @@ def test_a_service_that_cannot_start_shows_its_log_and_leaves_nothing(everything
     assert everything.processes() == []
 
 
+def test_a_folder_with_a_space_is_a_folder_and_no_secret_is_on_a_command_line(tmp_path: Path) -> None:
+    everything = AllServices(tmp_path / "with space")
+    shims = tmp_path / "shims"
+    shims.mkdir()
+    for name in ("env", "setsid"):  # what else a service may be started through
+        real = shutil.which(name)
+        shim = shims / name
+        shim.write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >>"{tmp_path}/commands"\nexec {real} "$@"\n')
+        shim.chmod(0o755)
+    path = f"{shims}:{os.environ['PATH']}"
+    try:
+        done = everything.run("start", ONLY="mongodb,redis,broker,main-api", WITHOUT="", PATH=path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert everything.records().keys() == {"mongodb", "redis", "broker", "main-api"}
+        commands = (tmp_path / "commands").read_text()
+        assert "-m main_api" in commands
+        files = [*everything.data_dir.glob("secrets/*"), *everything.data_dir.glob("redis/*/password")]
+        assert len(files) == 5
+        for file in files:
+            assert file.read_text().strip() not in commands, file
+    finally:
+        everything.stop()
+    assert everything.processes() == []
+
+
+def test_a_start_that_fails_leaves_instances_alone_that_it_did_not_start(everything: AllServices) -> None:
+    """Also where a part of them is down."""
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    pids = everything.data_dir / "pids"
+    pids.mkdir(parents=True)
+    started = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(") ")[2].split()[19]
+    (pids / "cpu0.pid").write_text(f"{sleeper.pid} {started} 127.0.0.1 {everything.base_port} cpu 5\n")
+    try:
+        done = everything.run("start", ONLY="bgrem,dreambooth", WITHOUT="", READY_TIMEOUT_S="3")
+        assert done.returncode != 0
+        assert sleeper.poll() is None
+    finally:
+        everything.stop()
+        sleeper.kill()
+        sleeper.wait()
+
+
 def test_a_redis_that_ends_at_once_is_named(everything: AllServices) -> None:
     done = everything.run("start", ONLY="mongodb,redis", REDIS_SERVER="/bin/false")
     assert done.returncode == 1
@@ -197,6 +240,7 @@ def test_what_is_left_out_is_not_started_and_a_half_that_runs_is_all_up(everythi
         ("MONGO_PORT", "70000"),
         ("MAIN_API_HOST", "127.0.0.1; x"),
         ("LISTEN", "0.0.0.0"),  # instances believe main-api whose a request is
+        ("INSTANCES_HOST", "0.0.0.0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(everything: AllServices, variable: str, value: str) -> None:

@@ -19,6 +19,7 @@ from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from PIL import Image
 from service_parts import in_base64, photo
 from service_process import WITHIN_S, RunningService, running_service
+from services import wait_until
 from worker_process import RunningWorker, running_worker
 
 TRAINING = {"instance_prompt": "a sks cup", "resolution": 64, "rank": 4, "steps": 3}
@@ -129,7 +130,7 @@ def test_a_subject_is_learnt_and_drawn_for_its_tenant_alone(
     assert [picture["seed"] for picture in drawn["output"]["pictures"]] == [3, 4]
     for picture in drawn["output"]["pictures"]:
         assert Image.open(io.BytesIO(httpx.get(picture["url"]).content)).size == (64, 64)
-    assert checkpoints(gateway, "learner") == []
+    wait_until(lambda: checkpoints(gateway, "learner") == [], "the settled training's checkpoints to go")
 
 
 def test_a_running_training_is_canceled_and_a_wrong_request_fails_with_the_instances_words(
@@ -168,5 +169,5 @@ def test_a_machine_is_killed_and_another_goes_on_from_its_last_checkpoint(tmp_pa
             assert trained["logs"].count("training as run") == 2
             steps = [int(step) for step in re.findall(r"training, step (\d+) of 40", trained["logs"])]
             assert steps[-1] >= reached
+            wait_until(lambda: checkpoints(gateway, "unlucky") == [], "the checkpoints to go")
         assert trained["output"]["model"]["version"] in tenant.get("/v1/models/survivor").text
-        assert checkpoints(gateway, "unlucky") == []

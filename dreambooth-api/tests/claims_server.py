@@ -71,10 +71,11 @@ class Job:
 
 
 class ClaimsServer:
-    """`silent` makes it answer 503 to everything."""
+    """`silent` makes it answer 503 to everything, `completions` that status to every completion."""
 
     def __init__(self, folder: Path, lease_s: float = 3.0) -> None:
         self.lease_s, self.silent = lease_s, False
+        self.completions: int | None = None
         self.jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -204,8 +205,8 @@ class ClaimsServer:
 
     def _completion(self, job_id: str) -> Response:
         said = parse_body(Completion)
-        if self.silent:
-            return Response(status=503)
+        if self.silent or self.completions is not None:
+            return Response(status=self.completions or 503)
         with self._changed:
             if self.jobs[job_id].completion != said:
                 job = self._held(job_id, said.fencing)

@@ -69,7 +69,7 @@ start_nginx() {
     fi
     return
   fi
-  start_detached nginx "$LISTEN" "$PORT" - - "$DATA_DIR/logs/nginx.log" \
+  start_detached nginx "$LISTEN" "$PORT" - - \
     "$NGINX" -p "$DATA_DIR/nginx/" -c "$DATA_DIR/nginx/conf/$NGINX_CONF" -e stderr -g 'daemon off;'
 }
 

@@ -107,12 +107,22 @@ CONF
 
   cat <<'CONF'
 
-# State, events and cancel of one run, at its own instance. When that is down any other answers, from the state file.
+# State and events of one run, at its own instance. When that is down any other answers, from the state file.
 location /train/ {
+  error_page 418 = @run_once;
   error_page 502 504 = @run_anywhere;
   include problem_pages.conf;
+  if ($request_method !~ "^(GET|HEAD)$") {
+    return 418;
+  }
   proxy_buffering off;               # default: on, which would hold events back
   proxy_read_timeout 300s;           # default: 60s; event streams send a comment every 15 s
+  proxy_pass http://$run_upstream;
+}
+# Its cancel and its lease: at its own instance, which may have done it before it was lost.
+location @run_once {
+  proxy_next_upstream off;
+  proxy_read_timeout 300s;           # a run that is canceled may write its checkpoint first
   proxy_pass http://$run_upstream;
 }
 location @run_anywhere {

@@ -3,9 +3,17 @@
 # Processes that outlive the script which started them. Sourced after settings.sh.
 #
 # Each is the leader of a session of its own, and has a file DATA_DIR/$RECORDS/<name>.pid with one line:
-#     <pid> <start time> <host> <port> <device> <grace> <settings>
+#     <pid> <start time> <host> <port> <device> <grace> <settings> <boot>
 # It is stopped with the grace in seconds that it was started with; the settings are a checksum of the others.
-# The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later.
+# The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later,
+# and the boot's id from one that has it since the machine was started again.
+
+BOOT=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null) || BOOT=-
+
+# Where a service's output goes.
+log_of() {
+  printf '%s/logs/%s.log' "$DATA_DIR" "$1"
+}
 
 pid_file() {
   printf '%s/%s/%s.pid' "$DATA_DIR" "$RECORDS" "$1"
@@ -34,27 +42,33 @@ recorded_names() {
   return 0
 }
 
-# Reads a pid file into RECORD_PID, RECORD_STARTED, RECORD_HOST, RECORD_PORT, RECORD_DEVICE, RECORD_GRACE and
-# RECORD_SETTINGS.
+# Reads a pid file into RECORD_PID, RECORD_STARTED, RECORD_HOST, RECORD_PORT, RECORD_DEVICE, RECORD_GRACE,
+# RECORD_SETTINGS and RECORD_BOOT.
 read_record() {
   local file
   file=$(pid_file "$1")
   RECORD_PID='' RECORD_STARTED='' RECORD_HOST='' RECORD_PORT='' RECORD_DEVICE='' RECORD_GRACE='' RECORD_SETTINGS=''
+  RECORD_BOOT=''
   [[ -r $file ]] || return 1
-  read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE RECORD_GRACE RECORD_SETTINGS \
+  read -r RECORD_PID RECORD_STARTED RECORD_HOST RECORD_PORT RECORD_DEVICE RECORD_GRACE RECORD_SETTINGS RECORD_BOOT \
     <"$file" || true
   [[ $RECORD_PID =~ ^[1-9][0-9]*$ ]]
 }
 
 # Whether the process that the record speaks of is there.
 is_running() {
-  read_record "$1" && is_alive "$RECORD_PID" && [[ $STAT_STARTED == "$RECORD_STARTED" ]]
+  read_record "$1" && is_of_this_boot && is_alive "$RECORD_PID" && [[ $STAT_STARTED == "$RECORD_STARTED" ]]
+}
+
+# Whether what was read into RECORD_… may still run.
+is_of_this_boot() {
+  [[ ${RECORD_BOOT:-$BOOT} == "$BOOT" ]]
 }
 
 # Pids of the record's session: the process and all it started, also when the process itself is gone.
 session_pids() {
   local pid
-  read_record "$1" || return 0
+  read_record "$1" && is_of_this_boot || return 0
   if is_alive "$RECORD_PID" && [[ $STAT_STARTED != "$RECORD_STARTED" ]]; then
     return 0 # the number belongs to another process now, and with it the session
   fi
@@ -66,10 +80,11 @@ session_pids() {
   done
 }
 
-# start_detached NAME HOST PORT DEVICE SETTINGS LOG COMMAND…  starts the command as the leader of a new session and records it.
+# start_detached NAME HOST PORT DEVICE SETTINGS COMMAND…  starts the command as the leader of a new session and records it.
 start_detached() {
-  local name=$1 host=$2 port=$3 device=$4 settings=$5 log=$6 pid traps interrupted=''
-  shift 6
+  local name=$1 host=$2 port=$3 device=$4 settings=$5 log pid traps interrupted=''
+  shift 5
+  log=$(log_of "$name")
   # A signal between the start and the record would leave a process that nobody knows of: it is followed afterwards.
   traps=$(trap -p INT TERM)
   trap 'interrupted=INT' INT
@@ -79,7 +94,7 @@ start_detached() {
   pid=$!
   STAT_STARTED=0 # if it is gone already
   read_stat "$pid" || true
-  printf '%s %s %s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" "$GRACE_S" "$settings" \
+  printf '%s %s %s %s %s %s %s %s\n' "$pid" "$STAT_STARTED" "$host" "$port" "$device" "$GRACE_S" "$settings" "$BOOT" \
     >"$(pid_file "$name")"
   trap - INT TERM
   eval "$traps"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2153  # DEVICE is a setting, device one instance's
 # Instances as processes of this machine. Sourced after processes.sh.
-# What the scripts ask of a runtime: plan_instances, start_instance, stop_instances, instance_state, instance_log.
+# What the scripts ask of a runtime: plan_instances, start_instance, stop_instances, instance_state.
 
 # Fills PLAN with one "name host port device" for each instance that is wanted.
 plan_instances() {
@@ -33,10 +33,6 @@ count_gpus() {
   printf '%s' "${#found[@]}"
 }
 
-instance_log() {
-  printf '%s/logs/%s.log' "$DATA_DIR" "$1"
-}
-
 # What an instance reads from the environment beside its place, which refuse_other_plan looks after.
 readonly INSTANCE_SETTINGS=(BASE_MODEL BASE_MODELS_DIR MODEL_STORE_URL CACHE_DIR CACHE_MAX_GB MODEL_MEMORY_GB THREADS UNFINISHED_MAX_GB TRUST_TENANT_HEADER CHECKPOINT_STORE GRACE_S MAX_BODY_MB LOG_LEVEL OMP_NUM_THREADS)
 
@@ -52,7 +48,7 @@ start_instance() {
   local name=$1 host=$2 port=$3 device=$4 cores
   cores=$(($(nproc) / ${#PLAN[@]}))
   # OMP_NUM_THREADS: on the CPU each instance would otherwise take all cores, and each wait for the others'.
-  start_detached "$name" "$host" "$port" "$device" "$(instance_settings)" "$(instance_log "$name")" \
+  start_detached "$name" "$host" "$port" "$device" "$(instance_settings)" \
     env HOST="$host" PORT="$port" INSTANCE_NAME="$name" DEVICE="$device" \
     DATA_DIR="$DATA_DIR" GRACE_S="$GRACE_S" MAX_BODY_MB="$MAX_BODY_MB" \
     OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 1 ? cores : 1))}" \

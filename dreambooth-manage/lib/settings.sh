@@ -104,5 +104,6 @@ prepare_data_dir() {
 # One start or stop at a time for a data folder. Whatever is started must not keep descriptor 9: it is the lock.
 take_lock() {
   exec 9>"$DATA_DIR/$RECORDS/lock"
-  flock -w "$((READY_TIMEOUT_S + GRACE_S + 90))" 9 || fail "another start or stop is still at work in DATA_DIR"
+  # A start to its end, or a stop: workers and instances have their grace one after the other, and minutes for the rest.
+  flock -w "$((READY_TIMEOUT_S + 2 * GRACE_S + 360))" 9 || fail "another start or stop is still at work in DATA_DIR"
 }

@@ -47,6 +47,7 @@ def main() -> int:
     for lane in lanes:
         lane.start()
     _log.info("the worker is here", extra={"worker": settings.worker_name, "kinds": settings.kinds})
+    _beat(settings, lanes)
     while not leaving.wait(_HEARTBEAT_S):
         _beat(settings, lanes)
     _leave(settings, lanes)
@@ -85,7 +86,9 @@ def _leave(settings: WorkerSettings, lanes: list[Lane]) -> None:
     for end in ends:
         end.start()
     for end in ends:
-        end.join()
+        while end.is_alive():
+            end.join(_HEARTBEAT_S)
+            _beat(settings, lanes, state="leaving")
 
 
 def _beat(settings: WorkerSettings, lanes: list[Lane], state: str = "running") -> None:

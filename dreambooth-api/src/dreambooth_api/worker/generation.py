@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import time
 from typing import Any, Literal
 
-from enlight_common.errors import EnlightError, StoreDenied
+from enlight_common.errors import EnlightError, StorageFull, StoreDenied
 from enlight_common.schemas.claims import Output, PictureOffer, StoredPicture
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +16,16 @@ from dreambooth_api.worker.held import Held
 from dreambooth_api.worker.http import Unreachable
 from dreambooth_api.worker.instance import Instance, NotDone
 from dreambooth_api.worker.main_api import LeaseLost, Refused, Unavailable, patiently
-from dreambooth_api.worker.outcomes import Canceled, Failed, GivenBack, Lost, Outcome, Succeeded, of_refusal
+from dreambooth_api.worker.outcomes import (
+    Canceled,
+    Failed,
+    GivenBack,
+    Lost,
+    Outcome,
+    Succeeded,
+    of_refusal,
+    own_fault,
+)
 from dreambooth_api.worker.transfers import Transfers, is_final
 
 _PAUSE_S = 5.0
@@ -65,13 +73,18 @@ class GenerationWork:
             stored = [self._store(drawn, index) for index in range(len(drawn.images))]
         except LeaseLost:
             return Lost()
+        except StorageFull as error:
+            return self._stopped() or own_fault(f"a picture was not stored: {error.detail}")
         except (EnlightError, Unavailable, Refused) as error:
             reason = f"a picture was not stored: {error}"
             return self._stopped() or GivenBack(reason, counts=True, pause_s=_PAUSE_S)
-        if self._held.why in ("lost", "canceled"):
+        if self._held.why in ("lost", "unheard", "canceled"):
             return self._stopped() or Lost()
         output = Output(pictures=stored, settings=drawn.settings)
         return Succeeded(output, {"gpu_seconds": round(drawn.seconds, 3)})
+
+    def settle(self) -> None:
+        """Nothing: what was drawn is main-api's."""
 
     def undo(self) -> None:
         """Nothing: pictures lie under the claim's own number, and main-api sweeps what no job names."""
@@ -96,9 +109,8 @@ class GenerationWork:
             size=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        until = time.monotonic() + self._held.silence_s
         # The same index under the same number is the same picture: it may be offered again.
-        grant = patiently(lambda: self._held.api.offer(self._claim.job_id, offer), until)
+        grant = patiently(lambda: self._held.api.offer(self._claim.job_id, offer), self._held.patience())
         self._transfers.put(grant, data)
         with Image.open(io.BytesIO(data)) as picture:  # the header alone
             width, height = picture.size
@@ -115,7 +127,7 @@ class GenerationWork:
 
     def _stopped(self) -> Outcome | None:
         match self._held.why:
-            case "lost":
+            case "lost" | "unheard":
                 return Lost()
             case "canceled":
                 return Canceled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from dreambooth_api.worker.main_api import LeaseLost, MainApi, Refused, Unavaila
 
 _log = logging.getLogger(__name__)
 
-#: canceled: its owner wants it no more. lost: it is another worker's. leaving: this worker is being stopped.
-Why = Literal["canceled", "lost", "leaving"]
+#: canceled: its owner wants it no more. lost: it is another worker's. unheard: main-api was silent for so
+#: long that it may be. leaving: this worker is being stopped.
+Why = Literal["canceled", "lost", "unheard", "leaving"]
 
 _RENEWALS = 3  # in the time of a lease: two may fail
 _AGAIN_S = 1.0
+_LAST_WORD_S = 10.0  # for what a worker that is being stopped still has to say, should main-api be away
 
 
 class Held:
@@ -34,6 +37,8 @@ class Held:
         self.lease_s = claim.lease_s
         self._why: Why | None = None
         self._stop = threading.Event()
+        self._leaving = threading.Event()
+        self._leaving_since = math.inf
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._on_stop: Callable[[], None] = lambda: None
@@ -66,9 +71,32 @@ class Held:
         with self._lock:
             if self._why is None or why == "lost":
                 self._why = why
+            if why == "leaving":
+                self._leaving_since = min(self._leaving_since, time.monotonic())
             on_stop = self._on_stop
+        if why == "leaving":
+            self._leaving.set()
         self._stop.set()
         on_stop()
+
+    def patience(self) -> Callable[[float], bool]:
+        """For `patiently`: from now on for `silence_s`, or until a short time after this worker is told to
+        leave.
+        """
+        began = time.monotonic()
+
+        def pause(seconds: float) -> bool:
+            with self._lock:
+                last_word = max(began, self._leaving_since) + _LAST_WORD_S
+            if time.monotonic() + seconds > min(began + self.silence_s, last_word):
+                return False
+            if self._leaving.is_set():
+                time.sleep(seconds)
+            else:
+                self._leaving.wait(seconds)
+            return True
+
+        return pause
 
     def call_on_stop(self, call: Callable[[], None]) -> None:
         """`call` once there is a reason to stop, which may be now."""
@@ -110,7 +138,7 @@ class Held:
                 _log.warning("a lease was not renewed: %s", error, extra={"job_id": self.claim.job_id})
                 pause_s = min(_AGAIN_S, self.lease_s / _RENEWALS)
                 if time.monotonic() - heard > self.silence_s:
-                    self.stop("lost")
+                    self.stop("unheard")
                     return
             else:
                 heard, pause_s = asked, self.lease_s / _RENEWALS

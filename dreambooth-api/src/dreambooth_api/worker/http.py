@@ -112,15 +112,20 @@ class Exchange:
         self._shut(socket.SHUT_RDWR)
 
     def wait_no_longer(self) -> None:
-        """Tell the server that it need not wait any more; what it is about to answer still arrives."""
-        self._shut(socket.SHUT_WR)
+        """Tell the server that it need not wait any more; what it is about to answer still arrives.
+
+        Over TLS nothing is told, as a half-closed connection carries no answer there.
+        """
+        if self._parts.scheme != "https":
+            self._shut(socket.SHUT_WR)
 
     def _shut(self, how: int) -> None:
         with self._lock:
             self._aborted = self._aborted or how == socket.SHUT_RDWR
             if self._socket is not None:
                 with contextlib.suppress(OSError):
-                    self._socket.shutdown(how)
+                    # Not SSLSocket's own, which would have the thread that reads go on without TLS.
+                    socket.socket.shutdown(self._socket, how)
 
     def _hold(self, opened: socket.socket) -> None:
         with self._lock:

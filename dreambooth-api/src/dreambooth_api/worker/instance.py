@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from enlight_common.errors import PayloadTooLarge
 from enlight_common.schemas.claims import TENANT_HEADER, Claim
@@ -17,6 +16,7 @@ from dreambooth_api.worker.http import Answer, Exchange, Unreachable
 _ANSWER_S = 15.0
 _START_S = 180.0  # photos are decoded, after another's
 _STOP_S = 240.0  # a checkpoint of 10 GB is written and uploaded
+_SETTLE_S = 60.0  # its checkpoints are removed from the store
 _MAX_PICTURES_BYTES = 400_000_000  # 16 pictures of 2048 pixels a side as PNG, in base64
 
 
@@ -41,17 +41,17 @@ class Instance:
         return False
 
     def base_model(self) -> str:
-        """The base model that it draws with."""
-        exchange = Exchange(self.url, silence_s=_ANSWER_S, max_bytes=64_000_000)
-        answer = _good(exchange.run("GET", "/models", {}))
+        """The base model that it draws with. Raises PayloadTooLarge, too."""
+        answer = _good(Exchange(self.url, silence_s=_ANSWER_S).run("GET", "/base-model", {}))
         try:
-            return str(answer.json()["base"])
+            return str(answer.json()["name"])
         except (ValueError, KeyError, TypeError) as error:
             raise NotDone(answer) from error
 
     def start_training(self, claim: Claim, body: Mapping[str, Any], lease_s: float) -> RunState:
         """Start the run, or join the one that an equal request started."""
         headers = {**_headers(claim), "Prefer": "respond-async", "X-Enlight-Lease": f"{lease_s:g}"}
+        headers["X-Enlight-Job"] = claim.job_id
         return _run(Exchange(self.url, silence_s=_START_S).run("POST", "/train", headers, body))
 
     def run(self, claim: Claim, run_id: str) -> RunState:
@@ -68,12 +68,12 @@ class Instance:
         path = f"/train/{run_id}?keep={str(keep).lower()}"
         return _run(Exchange(self.url, silence_s=_STOP_S).run("DELETE", path, _headers(claim)))
 
-    def delete_model(self, claim: Claim, model_id: str, version: str) -> None:
-        path = f"/models/{quote(f'{model_id}@{version}', safe='@')}"
-        exchange = Exchange(self.url, silence_s=_ANSWER_S)
-        answer = exchange.run("DELETE", path, _headers(claim))
-        if answer.status not in (204, 404):
-            raise NotDone(answer)
+    def settle_training(self, claim: Claim, run_id: str, *, undo: bool) -> RunState:
+        """Tell of a run that has succeeded that its model is somebody's, or with `undo` that it is nobody's:
+        it is deleted then, unless the same job has been answered with it since.
+        """
+        exchange, body = Exchange(self.url, silence_s=_SETTLE_S), {"undo": undo}
+        return _run(exchange.run("POST", f"/train/{run_id}/settlement", _headers(claim), body))
 
     def drawing(self) -> Exchange:
         """To `draw` with; it can be broken off, and the instance then stops drawing."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from enlight_common.errors import EnlightError
 from enlight_common.schemas.claims import Claim, GpuKind
 
 from dreambooth_api.worker.generation import GenerationWork
@@ -32,8 +33,12 @@ class Work(Protocol):
 
     def run(self) -> Outcome: ...
 
+    def settle(self) -> None:
+        """The outcome was taken: what was kept in case it would not be can go."""
+        ...
+
     def undo(self) -> None:
-        """Leave no trace: the outcome was not taken."""
+        """Leave no trace: the job was another's when its outcome was told."""
         ...
 
 
@@ -100,9 +105,11 @@ class Lane:
 
     def _claim_forever(self) -> None:
         failures = 0
-        while self._wait_for_room():
+        while not self._leaving.is_set():
             try:
-                claim = self._claim()
+                claim = self._claim() if self._wait_for_room() else None
+                if claim is not None:
+                    self._begin(claim)
             except Unavailable as error:
                 failures += 1
                 longest = min(_FIRST_PAUSE_S * 2.0 ** (failures - 1), _LONGEST_PAUSE_S)
@@ -117,8 +124,6 @@ class Lane:
                 self._leaving.wait(_LONGEST_PAUSE_S)
             else:
                 failures = 0
-                if claim is not None:
-                    self._begin(claim)
 
     def _wait_for_room(self) -> bool:
         """Until a job could be done at once; False when there will be none any more."""
@@ -141,7 +146,7 @@ class Lane:
         if not self._base_models:
             try:
                 self._base_models = [self._instance.base_model()]
-            except (Unreachable, NotDone) as error:
+            except (Unreachable, NotDone, EnlightError) as error:
                 _log.warning("the instance does not tell its base model: %s", error)
                 return False
         return True
@@ -162,7 +167,13 @@ class Lane:
             self._jobs.append(held)
         if self._leaving.is_set():
             held.stop("leaving")
-        threading.Thread(target=self._do, args=(held,), name=f"job {claim.job_id}", daemon=True).start()
+        work = threading.Thread(target=self._do, args=(held,), name=f"job {claim.job_id}", daemon=True)
+        try:
+            work.start()
+        except RuntimeError:  # no more threads: its lease ends
+            with self._changed:
+                self._jobs.remove(held)
+            raise
 
     def _do(self, held: Held) -> None:
         claim = held.claim
@@ -178,9 +189,13 @@ class Lane:
                     outcome = work.run()
                 except Exception:
                     _log.exception("the work at a job failed", extra=about)
-                if not report(held, outcome):
-                    work.undo()
-                    outcome = Lost()
+                verdict = report(held, outcome)
+            if verdict == "taken":
+                work.settle()
+            elif verdict == "lost":
+                work.undo()
+            if verdict != "taken":
+                outcome = Lost()
         finally:
             self._end(held, outcome)
         seconds = round(time.monotonic() - started, 2)

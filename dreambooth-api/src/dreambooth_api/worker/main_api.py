@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -31,6 +30,8 @@ _log = logging.getLogger(__name__)
 _ANSWER_S = 15.0  # for what is not a long poll
 _LONG_POLL_MARGIN_S = 15.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+#: A poll over TLS cannot be told to end (see `Exchange.wait_no_longer`): it is short instead.
+_LONGEST_TLS_POLL_S = 5.0
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,6 +61,8 @@ class MainApi:
 
     def poll(self, kinds: Sequence[GpuKind], base_models: Sequence[str], wait_s: float) -> Poll:
         """A long poll for a job, which is made by its `run`."""
+        if self._url.startswith("https:"):
+            wait_s = min(wait_s, _LONGEST_TLS_POLL_S)
         question = ClaimRequest(
             worker=self._worker, kinds=list(kinds), base_models=list(base_models), wait_s=wait_s
         )
@@ -99,13 +102,13 @@ class Poll:
         return None if answer.status == 204 else _parse(answer, Claim)
 
     def wait_no_longer(self) -> None:
-        """Have main-api answer now: a job that it has lent already still arrives."""
+        """Have main-api answer now, or soon: a job that it has lent already still arrives."""
         self._exchange.wait_no_longer()
 
 
-def patiently(attempt: Callable[[], Model], until: float) -> Model:
-    """`attempt`'s result, tried again until the monotonic time `until` while main-api is away: only for what
-    may be said twice. Raises LeaseLost, Refused, Unavailable.
+def patiently(attempt: Callable[[], Model], pause: Callable[[float], bool]) -> Model:
+    """`attempt`'s result, tried again while main-api is away and `pause(seconds)` waits and says yes: only
+    for what may be said twice. Raises LeaseLost, Refused, Unavailable.
     """
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -113,10 +116,9 @@ def patiently(attempt: Callable[[], Model], until: float) -> Model:
             return attempt()
         except Unavailable as error:
             wait_s = max(pause_s, error.retry_after or 0.0) * random.uniform(0.5, 1.0)
-            if time.monotonic() + wait_s > until:
+            _log.warning("main-api is away: %s", error)
+            if not pause(wait_s):
                 raise
-            _log.warning("main-api is away, trying again: %s", error)
-            time.sleep(wait_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 

