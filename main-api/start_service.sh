@@ -5,11 +5,11 @@
 #   start_service.sh background      chains, forwards, webhooks, deletions
 #   start_service.sh keys …          makes, lists and revokes keys: `keys --help`
 #
-# main.env.example tells what can be set. What the environment sets already goes first.
+# main.env.example tells what can be set. What the environment sets already goes first; MAIN_ENV is another file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly settings=main-api/main.env
+readonly settings=${MAIN_ENV:-main-api/main.env}
 case ${1:-} in
   '') module=main_api ;;
   background | keys) module=main_api.$1; shift ;;

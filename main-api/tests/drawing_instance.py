@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import select
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +22,8 @@ class Instance(ThreadingHTTPServer):
         self.status = 200
         self.asked: list[dict[str, Any]] = []
         self.tenants: list[str | None] = []
+        #: Clients that closed their connections while their pictures were being drawn.
+        self.left = 0
         self.go_on = threading.Event()
         self.go_on.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -36,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
         self.server.tenants.append(self.headers["X-Enlight-Tenant"])
-        self.server.go_on.wait(60)
+        self._wait()
         if self.server.status == 0:
             self.connection.close()
             return
@@ -56,6 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _wait(self) -> None:
+        """Until the picture is wanted, or nobody waits for it any more."""
+        deadline = time.monotonic() + 60
+        while not self.server.go_on.wait(0.05) and time.monotonic() < deadline:
+            if select.select([self.connection], [], [], 0)[0]:
+                self.server.left += 1
+                return
 
     def log_message(self, *_: object) -> None:
         pass

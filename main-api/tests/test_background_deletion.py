@@ -183,6 +183,64 @@ def test_a_model_that_is_not_being_deleted_is_left_alone(main_api: MainApi, serv
     assert tenant.get("/v1/models/shoe").status_code == 200
 
 
+def test_a_version_that_comes_while_its_model_is_deleted_does_not_bring_it_back(
+    main_api: MainApi, service: Service
+) -> None:
+    name = "delete-6"
+    tenant, node = main_api.as_tenant(name), main_api.as_node()
+    train(service, tenant, node, name, "shoe", photos=[in_base64(picture(21))])
+    body = {"model_id": "shoe", "instance_prompt": "a sks shoe", "photos": [in_base64(picture(22))]}
+    again = tenant.post("/v1/trainings", json=body).json()["id"]
+    claim = claimed(node, again)
+    tenant.delete("/v1/models/shoe")
+    store_version(service, name, "shoe", "v2")
+    answer = node.post(
+        f"/internal/v1/jobs/{again}/completion",
+        json={
+            "fencing": claim["fencing"],
+            "status": "succeeded",
+            "output": {"model": {"model_id": "shoe", "version": "v2"}},
+        },
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, "output.model.model_id")
+    assert tenant.get("/v1/models/shoe").status_code == 404
+    deletions = Deletions(service)
+    assert not deletions.run(f"{name}/shoe")
+    complete(node, claim, status="canceled")
+    assert deletions.run(f"{name}/shoe")
+    assert keys(service, name) == set()
+    assert tenant.get("/v1/models/shoe").status_code == 404
+
+
+def test_uploads_that_a_set_or_another_training_needs_outlive_a_model_made_of_them(
+    main_api: MainApi, service: Service
+) -> None:
+    name = "delete-7"
+    tenant, node = main_api.as_tenant(name), main_api.as_node()
+    uploads = [
+        tenant.post("/v1/uploads", json={"data": in_base64(picture(size))}).json()["uploads"][0]["source"]
+        for size in (20, 21)
+    ]
+    photo_set = tenant.post("/v1/photo-sets", json={"photos": uploads}).json()["id"]
+    train(service, tenant, node, name, "shoe", photos=uploads)
+    body = {"model_id": "ball", "instance_prompt": "a sks ball", "photos": uploads[:1]}
+    waiting = tenant.post("/v1/trainings", json=body).json()["id"]
+    tenant.delete("/v1/models/shoe")
+    grow_older(service, {"tenant": name, "purpose": "upload"}, 5)
+    tenant.patch("/v1/tenant", json={"photo_retention_days": 3})
+    assert Deletions(service).run(f"{name}/shoe")
+    Retention(service).run()
+    left = keys(service, name)
+    assert len([key for key in left if key.startswith("uploads/")]) == 1
+    photos = tenant.get(f"/v1/photo-sets/{photo_set}").json()["photos"]
+    assert [httpx.get(one["url"]).content for one in photos] == [picture(20), picture(21)]
+    claim = claimed(node, waiting)
+    assert [httpx.get(url).content for url in claim["photos"]] == [picture(20)]
+    complete(node, claim, status="canceled")
+    Retention(service).run()
+    assert not [key for key in keys(service, name) if key.startswith("uploads/")]
+
+
 def test_photos_and_pictures_are_kept_for_the_tenants_days(main_api: MainApi, service: Service) -> None:
     name = "retention-1"
     tenant, node = main_api.as_tenant(name), main_api.as_node()

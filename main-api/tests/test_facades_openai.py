@@ -155,9 +155,10 @@ def test_a_wrong_field_is_a_bad_request_that_names_it(
 def test_an_unknown_model_a_wrong_key_and_a_wrong_scope_have_their_own_errors(
     client: openai.OpenAI, everything_running: Everything
 ) -> None:
-    with pytest.raises(openai.NotFoundError) as unknown:
-        client.images.generate(prompt="a ball", model="nobody")
-    assert unknown.value.code == "model_not_found"
+    for model in ("nobody", "stabilityai/stable-diffusion-xl-base-1.0"):
+        with pytest.raises(openai.NotFoundError) as unknown:
+            client.images.generate(prompt="a ball", model=model)
+        assert unknown.value.code == "model_not_found"
     url = client.base_url
     with openai.OpenAI(api_key="sk-wrong", base_url=url, max_retries=0) as wrong:
         with pytest.raises(openai.AuthenticationError) as refused:

@@ -119,6 +119,18 @@ def test_an_expired_key_and_a_key_of_the_other_kind_are_refused(main_api: MainAp
     assert tenants.post("/internal/v1/claims", json=body).status_code == 401
 
 
+def test_a_tenants_key_does_not_open_a_nodes_door_after_it_was_used(main_api: MainApi) -> None:
+    tenant, node = main_api.as_tenant("access-10"), main_api.as_node()
+    assert tenant.get("/v1/jobs").status_code == 200
+    assert node.claim(kinds=("training",)) is None
+    body = {"worker": "gpu1", "kinds": ["training"], "base_models": ["enlight/tiny-sd"]}
+    dressed = Api(main_api.url, tenant.key.replace("enl_", "enn_", 1))
+    for path in ("/internal/v1/claims", "/internal/v1/store/urls", "/internal/v1/jobs/none/renewal"):
+        answer = dressed.post(path, json=body)
+        assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized"), path
+    assert Api(main_api.url, node.key.replace("enn_", "enl_", 1)).get("/v1/jobs").status_code == 401
+
+
 def test_each_scope_opens_what_is_its_own(main_api: MainApi) -> None:
     calls: dict[str, Any] = {
         "train": lambda client: client.post("/v1/trainings", json=TRAINING),

@@ -117,6 +117,22 @@ def test_a_drawing_longer_than_the_lease_and_the_wait_goes_on_and_is_found_later
     until(lambda: tenant.job(answer.json()["id"])["status"] == "succeeded", "the drawing ends")
 
 
+def test_canceling_what_is_being_drawn_frees_the_instance_at_once(instance: Instance, tenant: Api) -> None:
+    instance.go_on.clear()
+    before, left = len(instance.asked), instance.left
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers=WAIT))
+    )
+    asking.start()
+    until(lambda: len(instance.asked) > before, "the instance is asked")
+    (job,) = tenant.get("/v1/jobs", params={"status": "processing"}).json()["jobs"]
+    assert tenant.post(f"/v1/jobs/{job['id']}/cancel").status_code in (200, 202)
+    until(lambda: instance.left > left, "the instance sees its client leave")
+    asking.join(60)
+    assert answers[0].json()["status"] == "canceled"
+
+
 def test_a_service_that_is_told_to_leave_finishes_what_it_draws(
     drawing: tuple[Instance, MainApi], instance: Instance, tenant: Api
 ) -> None:

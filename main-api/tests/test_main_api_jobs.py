@@ -335,3 +335,10 @@ def test_a_chain_keeps_its_steps_until_they_are_made(main_api: MainApi, node: Ap
         {"images": ["pictures/a"]},
         "/remove-opacity",
     )
+
+
+def test_a_base_model_that_no_worker_loads_is_refused(main_api: MainApi) -> None:
+    tenant = main_api.as_tenant("jobs-base")
+    body = {"model_id": "m", "instance_prompt": "a sks shoe", "photos": ["upload:none"]}
+    answer = tenant.post("/v1/trainings", json={**body, "base_model": "stabilityai/stable-diffusion-2"})
+    assert answer.json()["type"] == "/problems/unsupported-base-model"

@@ -55,8 +55,9 @@ class Access:
         """Count one request of the caller's tenant."""
         return self._limits.take(caller.tenant, caller.quotas.requests_a_minute)
 
-    def forget_key(self, key_id: str) -> None:
-        self._cache.forget(f"key:{key_id}")
+    def forget_key(self, keys: Keys, key_id: str) -> None:
+        """A key of the collection `keys`."""
+        self._cache.forget(_name(keys, key_id))
 
     def forget_tenant(self, tenant: str) -> None:
         self._cache.forget(f"tenant:{tenant}")
@@ -65,11 +66,16 @@ class Access:
         presented = Presented.parse(text)
         if presented is None or presented.prefix != keys.prefix:
             raise Unauthorized(_REFUSED)
-        document = self._cache.read(f"key:{presented.id}", lambda: keys.get(presented.id))
+        document = self._cache.read(_name(keys, presented.id), lambda: keys.get(presented.id))
         # Compared where there is none, too: it takes as long.
         if not presented.opens(document, now_ms()) or document is None:
             raise Unauthorized(_REFUSED)
         return document
+
+
+def _name(keys: Keys, key_id: str) -> str:
+    """In the cache: a tenant's key is never found where a node's is looked for."""
+    return f"{keys.prefix}:{key_id}"
 
 
 def _cached(tenant: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -11,7 +11,17 @@ from main_api.facades.openai import routes as openai
 from main_api.facades.replicate import model_routes as replicate_models
 from main_api.facades.replicate import routes as replicate
 from main_api.metrics import register_metrics
-from main_api.routes import claims, deliveries, jobs, models, photo_sets, submissions, tenant, uploads
+from main_api.routes import (
+    claims,
+    deleting,
+    deliveries,
+    jobs,
+    models,
+    photo_sets,
+    submissions,
+    tenant,
+    uploads,
+)
 from main_api.routes.authorization import SECURITY_SCHEMES
 from main_api.routes.background import attach_messages
 from main_api.routes.context import Context
@@ -39,16 +49,18 @@ def create_app(service: Service | None = None) -> Flask:
         __name__,
         max_body_bytes=service.settings.max_body_bytes,
         ready=lambda: service.readiness,
+        body_gate=web.BodyGate.of_threads(service.settings.threads),
         drain=drain,
         info=web.ServiceInfo(title="Enlight", description=_DESCRIPTION, security_schemes=SECURITY_SCHEMES),
     )
-    Context(service).attach(app)
+    here = Context(service)
+    here.attach(app)
     attach_messages(app, messages)
-    for module in (submissions, jobs, uploads, photo_sets, models, tenant, deliveries, claims):
+    for module in (submissions, jobs, uploads, deleting, photo_sets, models, tenant, deliveries, claims):
         app.register_blueprint(module.blueprint)
     for module in (kept, openai, replicate, replicate_models):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(kept.upsampler)
-    register_objects(app, service)
+    register_objects(app, here)
     register_metrics(web.registry_of(app), service)
     return app

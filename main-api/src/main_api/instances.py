@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-from enlight_common.errors import Unavailable
 from enlight_common.schemas.claims import TENANT_HEADER
 
-_CONNECT_S = 2.0
+from main_api.outgoing import Broken, NothingDone, post
+
 _MAX_ANSWER_BYTES = 600_000_000
-_CHUNK = 1024 * 1024
-_CONNECTIONS = 256
-
-
-class NothingDone(Unavailable):
-    """No instance took the request: it may be sent again, to any."""
 
 
 class Refused(Exception):
-    """The instance says that the request cannot be done; `type` and `message` are its problem's."""
+    """The service says that the request cannot be done; `type` and `message` are its problem's."""
 
     def __init__(self, type: str, message: str) -> None:
         super().__init__(message)
@@ -29,63 +23,30 @@ class Refused(Exception):
         self.message = message
 
 
-class Broken(Exception):
-    """The request may have run, and nobody knows."""
-
-
 @dataclass(frozen=True)
 class InstanceClient:
-    """Speaks to nginx at `url`. Connections are kept alive, and nothing is tried again."""
+    """Speaks to nginx at `url`. A connection for each picture, so that closing it tells that nobody waits."""
 
     url: str
     timeout_s: float
-    pool: urllib3.PoolManager
 
-    @classmethod
-    def at(cls, url: str, timeout_s: float) -> InstanceClient:
-        pool = urllib3.PoolManager(
-            num_pools=2,
-            maxsize=_CONNECTIONS,
-            timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s),
-            retries=False,
-        )
-        return cls(url.rstrip("/"), timeout_s, pool)
+    def draw(
+        self, tenant: str, body: dict[str, Any], headers: dict[str, str], stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """The answer of `POST /inference`; given up when *stop* says so.
 
-    def draw(self, tenant: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-        """The answer of `POST /inference`.
-
-        Raises NothingDone (503, or nobody there), Refused (another 4xx or 5xx with a problem), Broken.
+        Raises NothingDone (503, or nobody there), Refused (another 4xx or 5xx with a problem), Broken,
+        Stopped.
         """
-        try:
-            answer = self.pool.request(
-                "POST",
-                f"{self.url}/inference",
-                body=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", TENANT_HEADER: tenant, **headers},
-                preload_content=False,
-            )
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-            raise NothingDone("no instance can be reached") from error
-        except urllib3.exceptions.HTTPError as error:
-            raise Broken(type(error).__name__) from error
-        try:
-            raw = _read(answer)
-        except urllib3.exceptions.HTTPError as error:
-            raise Broken(type(error).__name__) from error
-        finally:
-            answer.release_conn()
-        return _parse(answer.status, raw)
-
-
-def _read(answer: urllib3.BaseHTTPResponse) -> bytes:
-    chunks, received = [], 0
-    for chunk in answer.stream(_CHUNK):
-        chunks.append(chunk)
-        received += len(chunk)
-        if received > _MAX_ANSWER_BYTES:
-            answer.close()
-            raise Broken("an answer without end")
-    return b"".join(chunks)
+        answer = post(
+            f"{self.url.rstrip('/')}/inference",
+            json.dumps(body).encode(),
+            {TENANT_HEADER: tenant, **headers},
+            timeout_s=self.timeout_s,
+            max_bytes=_MAX_ANSWER_BYTES,
+            stop=stop,
+        )
+        return _parse(answer.status, answer.body)
 
 
 def _parse(status: int, raw: bytes) -> dict[str, Any]:

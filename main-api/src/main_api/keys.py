@@ -68,7 +68,7 @@ def _list(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
 
 def _revoke(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
     document = keys.revoke(check_id(asked.key_id, "KEY_ID"))
-    service.access.forget_key(asked.key_id)
+    service.access.forget_key(keys, asked.key_id)
     if document is None:
         print("keys: there is no valid key of this id", file=sys.stderr)
         return _FAILED

@@ -57,11 +57,13 @@ class ModelCatalog:
     def take_down(self, tenant: str, model_id: str, version: str, job_id: str | None) -> dict[str, Any]:
         """Record a version that a training stored; what the model's manifest says of it.
 
-        Raises NoSuchObject when the store has no manifest for it, StoreCorrupt, StoreUnavailable.
+        Raises NoSuchObject when the store has no manifest for it, StoreCorrupt, StoreUnavailable;
+        UnknownModel where the model is being deleted.
         """
         found = self.manifest(tenant, model_id, version)
         described = _described(found, version, job_id)
-        self.records.add_version(tenant, model_id, described)
+        if not self.records.add_version(tenant, model_id, described):
+            raise UnknownModel("the model is being deleted")
         self.forget(tenant, model_id)
         return described
 
@@ -87,7 +89,7 @@ class ModelCatalog:
             if name == MANIFEST:
                 try:
                     self.take_down(tenant, model_id, version, None)
-                except (NoSuchObject, StoreCorrupt):
+                except (NoSuchObject, StoreCorrupt, UnknownModel):
                     continue
         return self.records.get(tenant, model_id)
 

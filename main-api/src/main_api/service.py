@@ -11,6 +11,7 @@ from enlight_common.errors import ShuttingDown, Unavailable
 from enlight_common.readiness import Readiness
 
 from main_api.access import Access
+from main_api.background.removal import ObjectRemoval
 from main_api.base_models import BaseModels
 from main_api.cache import Cache
 from main_api.events import Events
@@ -31,6 +32,7 @@ from main_api.jobs.sweep import LeaseSweep, Sweeper
 from main_api.jobs.view import JobView
 from main_api.limits import RateLimits
 from main_api.model_catalog import ModelCatalog
+from main_api.receiving import Receiver
 from main_api.records.audit import Audit
 from main_api.records.database import Database
 from main_api.records.deliveries import Deliveries
@@ -93,7 +95,7 @@ class Service:
         self.hooks = Hooks()
         self.hooks.on_created += [self.events.announce, self.arrivals.note]
         self.hooks.on_changed += [self.events.announce, self.arrivals.note]
-        self.quotas = QuotaBook(self.records.jobs, self.records.objects, self.cache)
+        self.quotas = QuotaBook(self.records.jobs, self.records.objects, self.records.models, self.cache)
         self.leases = Leases(
             self.records.jobs,
             self.hooks,
@@ -102,44 +104,50 @@ class Service:
             max_processing=lambda tenant: self.access.quotas(tenant).max_processing,
         )
         self.keeper = LeaseKeeper(self.leases)
+        self.hooks.on_changed.append(self.keeper.note)
         self.reports = WorkerReports(self.leases, self.pictures, self.records.objects, self.catalog)
+        self.receiver = Receiver(self.pictures.store, self.records.objects)
+        self.removal = ObjectRemoval(self.pictures, self.records.objects, self.records.jobs)
         self.sources = Pictures(self.pictures, self.records.objects, self.records.jobs)
         self.webhooks = Webhooks(
             settings, self.records.jobs, self.records.tenants, self.records.deliveries, self._told
         )
-        self.submission = Submission(
-            jobs=self.records.jobs,
-            reservations=self.records.reservations,
-            photo_sets=self.records.photo_sets,
-            catalog=self.catalog,
-            base_models=BaseModels(settings.base_model, settings.base_models),
-            pictures=self.sources,
-            quotas=self.quotas,
-            audit=self.records.audit,
-            hooks=self.hooks,
-            check_webhook=self.webhooks.check,
-        )
-        places = QueuePlaces(self.records.jobs)
-        self.hooks.on_terminal.append(places.note)
-        self.view = JobView(self.pictures, places, settings.public_url)
-        instances = (
-            InstanceClient.at(settings.dreambooth_url, settings.instance_timeout_s)
-            if settings.dreambooth_url
-            else None
-        )
         self.interactive = Interactive(
             self.leases,
             self.keeper,
-            instances,
+            InstanceClient(settings.dreambooth_url, settings.instance_timeout_s)
+            if settings.dreambooth_url
+            else None,
             self.pictures,
             self.records.objects,
             places=settings.threads // 4,
         )
+        self.submission = self._submission(interactive=None)
+        #: For requests whose client waits for the job.
+        self.waited_submission = self._submission(interactive=self.interactive)
+        places = QueuePlaces(self.records.jobs)
+        self.hooks.on_terminal.append(places.note)
+        self.view = JobView(self.pictures, places, settings.public_url)
         self.sweeper = Sweeper(LeaseSweep(self.records.jobs, self.leases), settings.sweep_s)
         self._prepared = False
         self._draining = threading.Event()
         self._looked_at = 0.0
         self._missing: list[str] = []
+
+    def _submission(self, interactive: Interactive | None) -> Submission:
+        return Submission(
+            jobs=self.records.jobs,
+            reservations=self.records.reservations,
+            photo_sets=self.records.photo_sets,
+            catalog=self.catalog,
+            base_models=BaseModels(self.settings.base_model, self.settings.base_models),
+            pictures=self.sources,
+            quotas=self.quotas,
+            audit=self.records.audit,
+            hooks=self.hooks,
+            check_webhook=self.webhooks.check,
+            interactive=interactive,
+        )
 
     def _told(self, job: Job) -> dict[str, Any]:
         """A job as its webhook is told of it: in the shape of the API that it came through."""

@@ -23,7 +23,7 @@ class MainApiSettings(ServerSettings):
     internal_url: str | None = Field(
         None, pattern=_URL, description="How GPU machines reach this; PUBLIC_URL where not set"
     )
-    signing_secret: SecretStr = Field(description="Of signed URLs and webhooks; 32 bytes or more")
+    signing_secret: SecretStr = Field(description="Of signed URLs; 32 bytes or more")
 
     mongo_url: SecretStr = Field(SecretStr("mongodb://127.0.0.1:27117"), description="May hold a password")
     mongo_database: str = Field("enlight", pattern=r"^[A-Za-z0-9_-]{1,38}$")
@@ -48,7 +48,7 @@ class MainApiSettings(ServerSettings):
     realesrgan_url: str = Field("http://127.0.0.1:11111", pattern=_URL)
     base_model: str = Field("enlight/tiny-sd", min_length=1, max_length=200)
     base_models: str = Field(
-        "", max_length=4000, description="Further base models that workers can load, with commas between"
+        "", max_length=4000, description="What some worker loads beside BASE_MODEL, commas between"
     )
     legacy_tenant: str | None = Field(
         None, pattern=rf"^{ID_PATTERN}$", description="Whose the kept calls are that send no key"

@@ -50,6 +50,9 @@ class Deletions:
         self._delete_sources(tenant, model_id)
         while page := self._records.objects.find({"tenant": tenant, "models": model_id}, limit=_PAGE):
             self._removal.remove(page)
+            # A set of pictures that the model drew.
+            for name in sorted({one["photo_set"] for one in page if one["photo_set"] is not None}):
+                self._records.photo_sets.delete(tenant, name)
         if still_open:
             return False
         self._delete_checkpoints(tenant)
@@ -75,8 +78,9 @@ class Deletions:
         return self._records.jobs.find({"tenant": tenant, "kind": "training", "models": model_id})
 
     def _delete_sources(self, tenant: str, model_id: str) -> None:
-        """The photos it was trained with that were uploaded on their own."""
+        """The photos it was trained with that were uploaded on their own, but for those that jobs need."""
         keys = {key for job in self._trainings(tenant, model_id) for key in job.files.get("photos", [])}
+        keys -= self._records.jobs.needed_files(tenant)
         uploads = [key for key in sorted(keys) if key.startswith("uploads/")]
         found = [one for key in uploads if (one := self._records.objects.get(key)) is not None]
         self._removal.remove(found)

@@ -9,18 +9,19 @@ import threading
 import time
 from typing import Any
 
-from enlight_common.errors import EnlightError, InvalidField, NoSuchObject
+from enlight_common.errors import EnlightError, InvalidField, NoSuchObject, Unavailable
 from enlight_common.images import ImageBounds, inspect_image
 
 from main_api.background.messages import Messages
-from main_api.background.services import Call, ImageServices, Stopped
+from main_api.background.services import Call, ImageServices
 from main_api.errors import LeaseLost
-from main_api.instances import Broken, NothingDone, Refused
+from main_api.instances import Refused
 from main_api.jobs.completion import picture_document
 from main_api.jobs.job import Job
 from main_api.jobs.keeper import Keeping, LeaseKeeper
 from main_api.jobs.leases import Leases
 from main_api.jobs.states import FORWARDED_KINDS
+from main_api.outgoing import Broken, NothingDone, Stopped
 from main_api.records.objects import Objects
 from main_api.storage import SUFFIXES, PictureStore, picture_key
 
@@ -33,6 +34,8 @@ _ANSWER_BOUNDS = ImageBounds(
 )
 #: A thread takes no further job after so long, so that it stays well within its message's time limit.
 _TURN_S = 300.0
+#: Before a job is tried again whose store, or whose records, could not be reached. Seconds.
+_AWAY_S = 5.0
 
 
 class Forwarder:
@@ -148,9 +151,13 @@ class Forwarder:
             self._end(job, {"type": error.type, "message": error.detail})
         except Broken as error:
             self._release(job, f"the service failed ({error})", counts=True)
-        except EnlightError as error:
+        except Unavailable as error:
             # The store, or the database. Where that is away, too, the lease runs out.
-            self._release(job, error.detail, counts=False, wait_s=error.retry_after or 0.0)
+            wait_s = max(_AWAY_S, error.retry_after or 0.0)
+            self._release(job, error.detail, counts=False, wait_s=wait_s)
+        except EnlightError as error:
+            # A full or broken store: it may be the job's own doing, and is not tried for ever.
+            self._release(job, error.detail, counts=True, wait_s=max(_AWAY_S, error.retry_after or 0.0))
         except Exception as error:
             log.exception("a job could not be forwarded", extra={"job_id": job.id})
             self._release(job, f"of an unexpected {type(error).__name__}", counts=True)

@@ -7,6 +7,7 @@ import logging
 from main_api.background.removal import ObjectRemoval
 from main_api.clock import now_ms
 from main_api.records.database import Document
+from main_api.records.objects import PENDING, STORED
 from main_api.service import Service
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,11 @@ _PAGE = 200
 #: For `GET /v1/jobs/<id>/deliveries`; the job says itself how it ended.
 _DELIVERIES_KEPT_MS = 30 * _DAY_MS
 
+#: In one run; the next one goes on.
+_MOST_LEFTOVERS = 5000
+#: What was begun just before its URL was over is there by then. Seconds.
+_LATEST_PUT_S = 3600
+
 _PHOTOS = ("upload", "photo", "input")
 _PICTURES = ("picture",)
 
@@ -22,15 +28,41 @@ _PICTURES = ("picture",)
 class Retention:
     def __init__(self, service: Service) -> None:
         self._records = service.records
+        self._leftover_ms = 1000 * (service.settings.url_expires_s + _LATEST_PUT_S)
         self._removal = ObjectRemoval(service.pictures, service.records.objects, service.records.jobs)
 
     def run(self) -> int:
-        """Delete what is too old, of every tenant; how many objects. Raises Unavailable, StoreUnavailable."""
+        """Delete what is too old, of every tenant, and what belongs to nothing; how many objects.
+
+        Raises Unavailable, StoreUnavailable.
+        """
         removed = sum(self._of_tenant(tenant) for tenant in self._records.tenants.list())
+        removed += self._leftovers()
         self._records.reservations.forget_old()
         while old := self._records.deliveries.old(now_ms() - _DELIVERIES_KEPT_MS, _PAGE):
             for one in old:
                 self._records.deliveries.delete(one["_id"])
+        return removed
+
+    def _leftovers(self) -> int:
+        """What was announced and never put, what came with requests that came to nothing, and what claims
+        left behind that others took over.
+        """
+        before = now_ms() - self._leftover_ms
+        objects = self._records.objects
+        found = objects.find({"state": PENDING, "created_at": {"$lt": before}}, limit=_MOST_LEFTOVERS)
+        unsettled = {"state": STORED, "settled": False, "created_at": {"$lt": before}}
+        found += objects.find(unsettled, limit=_MOST_LEFTOVERS)
+        removed = 0
+        for one in found:
+            job = self._records.jobs.get(one["job_id"]) if one["job_id"] is not None else None
+            if job is not None and not job.terminal:
+                continue
+            if job is not None and one["_id"] in job.keys:
+                # Of a cloud's store nobody saw it arrive.
+                objects.note(one["_id"], {"state": STORED, "settled": True})
+            else:
+                removed += self._removal.remove([one])
         return removed
 
     def _of_tenant(self, tenant: Document) -> int:
@@ -50,7 +82,13 @@ class Retention:
         return removed
 
     def _older(self, tenant: str, before: int, purposes: tuple[str, ...]) -> int:
-        query = {"tenant": tenant, "purpose": {"$in": list(purposes)}, "created_at": {"$lt": before}}
+        query: Document = {
+            "tenant": tenant,
+            "purpose": {"$in": list(purposes)},
+            "created_at": {"$lt": before},
+            # Their time comes when the jobs that read them have ended.
+            "_id": {"$nin": sorted(self._records.jobs.needed_files(tenant))},
+        }
         removed = 0
         while page := self._records.objects.find(query, limit=_PAGE):
             removed += self._removal.remove(page)

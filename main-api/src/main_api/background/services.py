@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import http.client
 import json
-import select
-import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from main_api.instances import Broken, NothingDone, Refused
+from main_api.instances import Refused
+from main_api.outgoing import Answer, Broken, NothingDone, post
 
-_CONNECT_S = 2.0
-#: Between two bytes of a request or an answer on its way.
-_STALL_S = 60.0
-#: How often a request that waits is looked at for whether it is still wanted.
-_LOOK_S = 0.5
 _MAX_ANSWER_BYTES = 200_000_000
 _RETRY_S = 5.0
 _MOST_RETRY_S = 300.0
@@ -35,10 +25,6 @@ class Call:
     body: dict[str, Any]
     field: str
     answer_field: str
-
-
-class Stopped(Exception):
-    """The answer was not waited for; the service sees its client leave, and stops."""
 
 
 class ImageServices:
@@ -65,37 +51,15 @@ class ImageServices:
         Stopped.
         """
         body = json.dumps({**call.body, call.field: base64.b64encode(picture).decode("ascii")}).encode()
-        url = urlsplit(call.url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.hostname or "", url.port, timeout=_CONNECT_S)
-        with contextlib.closing(connection):
-            try:
-                connection.connect()
-            except OSError as error:
-                raise NothingDone("the service cannot be reached", retry_after=_RETRY_S) from error
-            try:
-                connection.sock.settimeout(_STALL_S)
-                sent = {"Content-Type": "application/json", "Connection": "close", **headers}
-                connection.request("POST", url.path, body, sent)
-                self._await_answer(connection.sock, stop)
-                answer = connection.getresponse()
-                return _picture(answer, answer.read(_MAX_ANSWER_BYTES), call.answer_field)
-            except (OSError, http.client.HTTPException) as error:
-                raise Broken(type(error).__name__) from error
-
-    def _await_answer(self, connection: socket.socket, stop: Callable[[], bool]) -> None:
-        """Return when the first byte is there: the services write nothing before they are done."""
-        deadline = time.monotonic() + self._timeout_s
-        while not select.select([connection], [], [], _LOOK_S)[0]:
-            if stop():
-                raise Stopped
-            if time.monotonic() >= deadline:
-                raise TimeoutError
+        answer = post(
+            call.url, body, headers, timeout_s=self._timeout_s, max_bytes=_MAX_ANSWER_BYTES, stop=stop
+        )
+        return _picture(answer, call.answer_field)
 
 
-def _picture(answer: http.client.HTTPResponse, raw: bytes, field: str) -> bytes:
+def _picture(answer: Answer, field: str) -> bytes:
     try:
-        found = json.loads(raw)
+        found = json.loads(answer.body)
     except ValueError:
         found = None
     document: dict[str, Any] = found if isinstance(found, dict) else {}
@@ -115,6 +79,6 @@ def _picture(answer: http.client.HTTPResponse, raw: bytes, field: str) -> bytes:
     raise Broken(f"status {answer.status}")
 
 
-def _retry_after(answer: http.client.HTTPResponse) -> float:
+def _retry_after(answer: Answer) -> float:
     text = answer.headers.get("Retry-After") or ""
     return min(max(float(text), 1.0), _MOST_RETRY_S) if text.isascii() and text.isdigit() else _RETRY_S

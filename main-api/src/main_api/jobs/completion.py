@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from enlight_common.errors import InvalidField, NoSuchObject
+from enlight_common.errors import InvalidField, NoSuchObject, UnknownModel
 from enlight_common.schemas.claims import (
     Claim,
     Completion,
@@ -19,7 +19,7 @@ from main_api.errors import LeaseLost
 from main_api.jobs.job import Job
 from main_api.jobs.leases import Held, Leases
 from main_api.model_catalog import ModelCatalog
-from main_api.records.objects import Objects, object_document
+from main_api.records.objects import PENDING, STORED, Objects, State, object_document
 from main_api.storage import SUFFIXES, PictureStore, picture_key
 
 
@@ -65,7 +65,7 @@ class WorkerReports:
         job = self._leases.held(job_id, offer.fencing)
         key = picture_key(job.tenant, job_id, offer.fencing, offer.index, SUFFIXES[offer.format])
         # Known before it is there, so that it can be deleted whatever becomes of the job.
-        self._objects.announce([picture_document(job, key, offer.size, offer.sha256)])
+        self._objects.announce([picture_document(job, key, offer.size, offer.sha256, state=PENDING)])
         noted = {"index": offer.index, "key": key, "format": offer.format, "size": offer.size}
         self._leases.offer(job_id, offer.fencing, {**noted, "sha256": offer.sha256})
         return PictureGrant(put_url=self._store.worker_upload_url(key), key=key)
@@ -104,6 +104,8 @@ class WorkerReports:
             if one.key != picture_key(job.tenant, job.id, job.fencing, one.index, SUFFIXES[one.format]):
                 raise InvalidField(f"{field}.key", "is not the one that was given for it")
             self._store.check(one.key, one.size, field)
+            # Where the store is a cloud's, nobody saw it arrive.
+            self._objects.note(one.key, {"state": STORED}, where={"state": PENDING})
         return [one.model_dump() for one in pictures]
 
     def _model(self, job: Job, completion: Completion) -> dict[str, Any] | None:
@@ -119,6 +121,8 @@ class WorkerReports:
             described = self._catalog.take_down(job.tenant, model.model_id, model.version, job.id)
         except NoSuchObject:
             raise InvalidField("output.model.version", "is not in the model store") from None
+        except UnknownModel:
+            raise InvalidField("output.model.model_id", "names a model that is being deleted") from None
         return {**model.model_dump(exclude_none=True), "bytes": described["bytes"]}
 
     def _is_there(self, offered: dict[str, Any]) -> bool:
@@ -129,8 +133,8 @@ class WorkerReports:
         return True
 
 
-def picture_document(job: Job, key: str, size: int, sha256: str) -> dict[str, Any]:
-    """What `Objects.announce` takes for a picture that a job is about to make."""
+def picture_document(job: Job, key: str, size: int, sha256: str, *, state: State = STORED) -> dict[str, Any]:
+    """What `Objects.announce` takes for a picture that a job is about to make, or a worker to put."""
     return object_document(
-        key, job.tenant, "picture", size=size, sha256=sha256, job_id=job.id, models=job.models, state="stored"
+        key, job.tenant, "picture", size=size, sha256=sha256, job_id=job.id, models=job.models, state=state
     )

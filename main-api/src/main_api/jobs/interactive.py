@@ -1,6 +1,7 @@
 """Generations that somebody waits for are drawn at once, through nginx, while there is room.
 
-The record is claimed like a worker claims it: if this process dies, the lease runs out and a worker goes on.
+The record is this process's from its first write, under a lease like a worker's: if the process dies, the
+lease runs out and a worker goes on.
 """
 
 from __future__ import annotations
@@ -12,22 +13,32 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from enlight_common.errors import EnlightError
 from enlight_common.images import inspect_image
 
 from main_api.errors import LeaseLost
-from main_api.instances import Broken, InstanceClient, NothingDone, Refused
+from main_api.instances import InstanceClient, Refused
 from main_api.jobs.completion import picture_document
 from main_api.jobs.job import Job
 from main_api.jobs.keeper import Keeping, LeaseKeeper
 from main_api.jobs.leases import Leases
+from main_api.outgoing import Broken, NothingDone, Stopped
 from main_api.records.objects import Objects
 from main_api.storage import SUFFIXES, PictureStore, picture_key
 
 log = logging.getLogger(__name__)
 _MAX_SOURCE_BYTES = 20_000_000
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A job that is being drawn: as it was stored, and as it is at its end; None if it was given back."""
+
+    job: Job
+    drawing: Future[Job | None]
 
 
 class Interactive:
@@ -60,18 +71,27 @@ class Interactive:
         """How many are being drawn."""
         return self._running
 
-    def begin(self, job: Job) -> Future[Job | None] | None:
-        """Begin to draw the job in another thread; its future gives the job at the end.
+    def begin(self, job: Job) -> Begun | None:
+        """Store the new job and begin to draw it in another thread.
 
-        None where there is no room or no instance: the job waits for a worker then.
+        None, and nothing stored, where there is no room, no instance, or the tenant has enough under way: the
+        job may be stored to wait for a worker then. Raises DuplicateId, Unavailable.
         """
         if self._instances is None or self._draining or job.kind != "generation":
             return None
         if not self._places.acquire(blocking=False):
             return None
+        claimed = None
+        try:
+            claimed = self._leases.insert_claimed(job, self._worker)
+        finally:
+            if claimed is None:
+                self._places.release()
+        if claimed is None:
+            return None
         with self._lock:
             self._running += 1
-        return self._threads.submit(self._draw, self._instances, job)
+        return Begun(claimed, self._threads.submit(self._draw, self._instances, claimed))
 
     def drain(self, seconds: float) -> None:
         """Begin nothing more, and give what is being drawn `seconds`."""
@@ -82,11 +102,8 @@ class Interactive:
 
     def _draw(self, instances: InstanceClient, job: Job) -> Job | None:
         try:
-            claimed = self._leases.claim(job.id, self._worker, known=job)
-            if claimed is None:
-                return None
-            with self._keeper.keep(claimed) as keeping:
-                return self._drawn(instances, claimed, keeping)
+            with self._keeper.keep(job) as keeping:
+                return self._drawn(instances, job, keeping)
         except LeaseLost:
             log.warning("a job was lost while it was drawn", extra={"job_id": job.id})
         except EnlightError as error:
@@ -112,7 +129,10 @@ class Interactive:
         }
         began = time.monotonic()
         try:
-            answer = instances.draw(job.tenant, body, headers)
+            answer = instances.draw(job.tenant, body, headers, lambda: keeping.cancel or keeping.lost)
+        except Stopped:
+            seconds = round(time.monotonic() - began, 3)
+            return self._leases.cancel(job.id, job.fencing, metrics={"gpu_seconds": seconds})
         except NothingDone as error:
             return self._leases.release(job.id, job.fencing, error.detail, counts=False)
         except Refused as error:

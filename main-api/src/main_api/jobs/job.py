@@ -67,6 +67,14 @@ class Job:
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
+    @property
+    def keys(self) -> set[str]:
+        """The object keys of its pictures, those it was given and those it made."""
+        found = {one["key"] for one in self.pictures}
+        for value in self.files.values():
+            found.update([value] if isinstance(value, str) else value)
+        return found
+
     def document(self) -> dict[str, Any]:
         """As it is stored."""
         found = {name: getattr(self, name) for name in _FIELDS}

@@ -51,6 +51,15 @@ class LeaseKeeper:
             with self._lock:
                 self._kept.discard(keeping)
 
+    def note(self, job: Job) -> None:
+        """Hear of a change of any job: one to be canceled is told at once, where this process works on it."""
+        if not job.cancel_requested:
+            return
+        with self._lock:
+            for keeping in self._kept:
+                if keeping.job_id == job.id:
+                    keeping.cancel = True
+
     def stop(self) -> None:
         self._over.set()
 
@@ -68,3 +77,5 @@ class LeaseKeeper:
             keeping.lost = True
         except EnlightError as error:
             log.warning("a lease could not be renewed: %s", error.detail, extra={"job_id": keeping.job_id})
+        except Exception:  # the one thread that renews must not end by it
+            log.exception("a lease could not be renewed", extra={"job_id": keeping.job_id})

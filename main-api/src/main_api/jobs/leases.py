@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
+
+from enlight_common.errors import Overloaded
 
 from main_api.clock import now_ms
 from main_api.errors import LeaseLost
@@ -26,6 +29,8 @@ _LOG_LINES = 200
 _LINE_CHARACTERS = 1000
 #: A job that was given back after a failure waits this much longer each time. Seconds.
 _BACKOFF_S = (0, 2, 10)
+#: A claim waits so long for those before it. Seconds.
+_TURN_S = 1.0
 _LOST = "the job is not, or no longer, yours under this fencing number"
 
 Outcome = dict[str, Any]
@@ -64,28 +69,60 @@ class Leases:
 
     def claim_next(self, worker: str, kinds: Collection[Kind], base_models: Collection[str]) -> Job | None:
         """The next job of these kinds and base models, now the worker's; None when there is none."""
-        with self._claiming:
+        claimed = None
+        with self._turn():
             full = self._full_tenants()
             # Other processes may be quicker at each of the first few.
-            while due := self._jobs.due(kinds, base_models, now_ms(), not_of=full):
-                for job in due:
-                    claimed = self._claim(job, worker)
-                    if claimed is not None:
-                        return claimed
-        return None
+            while claimed is None and (due := self._jobs.due(kinds, base_models, now_ms(), not_of=full)):
+                claimed = next((one for job in due if (one := self._claim(job, worker)) is not None), None)
+        return self._told(claimed)
 
-    def claim(self, job_id: str, worker: str, *, known: Job | None = None) -> Job | None:
-        """This job, now the worker's; None where it does not wait, or its tenant has enough under way.
+    def insert_claimed(self, job: Job, worker: str) -> Job | None:
+        """Store a new job that is the worker's from the beginning.
 
-        With `known`, the record as it was a moment ago, it is not read again: the claim itself compares.
+        None, and nothing stored, where its tenant has enough under way. Raises DuplicateId.
         """
-        with self._claiming:
-            job = known or self._jobs.get(job_id)
+        with self._turn():
+            if job.tenant in self._full_tenants(job.tenant):
+                return None
+            now = now_ms()
+            claimed = replace(
+                job,
+                status=PROCESSING,
+                worker=worker,
+                lease_until=now + self._lease_ms,
+                started_at=now,
+                fencing=1,
+                attempts=1,
+            )
+            self._jobs.insert(claimed)
+            return claimed
+
+    def claim(self, job_id: str, worker: str) -> Job | None:
+        """This job, now the worker's; None where it does not wait, or its tenant has enough under way."""
+        with self._turn():
+            job = self._jobs.get(job_id)
             if job is None or job.status != QUEUED or job.not_before > now_ms():
                 return None
             if job.kind != "chain" and job.tenant in self._full_tenants(job.tenant):
                 return None
-            return self._claim(job, worker)
+            claimed = self._claim(job, worker)
+        return self._told(claimed)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Raises Overloaded where others take too long, as with a database that hardly answers."""
+        if not self._claiming.acquire(timeout=_TURN_S):
+            raise Overloaded("too many jobs are being claimed", retry_after=_TURN_S)
+        try:
+            yield
+        finally:
+            self._claiming.release()
+
+    def _told(self, claimed: Job | None) -> Job | None:
+        if claimed is not None:
+            self._hooks.changed(claimed)
+        return claimed
 
     def _full_tenants(self, tenant: str | None = None) -> set[str]:
         if tenant is not None:
@@ -97,7 +134,7 @@ class Leases:
 
     def _claim(self, job: Job, worker: str) -> Job | None:
         now = now_ms()
-        claimed = self._jobs.change(
+        return self._jobs.change(
             job,
             {
                 "status": PROCESSING,
@@ -110,9 +147,6 @@ class Leases:
             },
             also={"$inc": {"fencing": 1, "attempts": 1}},
         )
-        if claimed is not None:
-            self._hooks.changed(claimed)
-        return claimed
 
     @property
     def _lease_ms(self) -> int:

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from main_api.cache import Cache
+from main_api.cache import Cache, Value
 from main_api.callers import Caller
 from main_api.clock import now_ms
 from main_api.errors import QuotaReached
 from main_api.jobs.states import QUEUED, Kind
 from main_api.records.jobs import Jobs
+from main_api.records.models import Models
 from main_api.records.objects import Objects
 
 _DAY_MS = 24 * 3600 * 1000
@@ -28,9 +29,10 @@ class QuotaBook:
     request each.
     """
 
-    def __init__(self, jobs: Jobs, objects: Objects, cache: Cache) -> None:
+    def __init__(self, jobs: Jobs, objects: Objects, models: Models, cache: Cache) -> None:
         self._jobs = jobs
         self._objects = objects
+        self._models = models
         self._cache = cache
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
 
@@ -68,17 +70,24 @@ class QuotaBook:
             )
 
     def check_bytes(self, caller: Caller, more: int) -> None:
-        """Raises QuotaReached when `more` bytes would be too many to keep."""
+        """Raises QuotaReached when `more` bytes would be too many to keep, or there are too many already."""
         most = caller.quotas.max_stored_bytes
-        if more and self.stored_bytes(caller.tenant) + more > most:
+        stored = self.stored_bytes(caller.tenant)
+        if stored >= most or stored + more > most:
             raise QuotaReached(
                 f"this tenant may store {most} bytes; delete models, photos or pictures first",
                 quota="max_stored_bytes",
             )
 
+    def forget_bytes(self, tenant: str) -> None:
+        """To be called after something was deleted."""
+        self._cache.forget(f"stored:{tenant}")
+
     def stored_bytes(self, tenant: str) -> int:
-        """What the tenant's photos and pictures take, as of a few seconds ago."""
-        found = self._cache.read(
-            f"stored:{tenant}", lambda: {"bytes": self._objects.stored_bytes(tenant)}, expires_s=_STORED_S
-        )
+        """What the tenant's photos, pictures and models take, as of a few seconds ago."""
+
+        def add_up() -> Value:
+            return {"bytes": self._objects.stored_bytes(tenant) + self._models.stored_bytes(tenant)}
+
+        found = self._cache.read(f"stored:{tenant}", add_up, expires_s=_STORED_S)
         return int((found or {"bytes": 0})["bytes"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from main_api.clock import now_ms
 from main_api.errors import KeyReused, QuotaReached
 from main_api.ids import new_id, step_id
 from main_api.jobs.hooks import Hooks
+from main_api.jobs.interactive import Interactive
 from main_api.jobs.job import Job
 from main_api.jobs.pictures import Picture, Pictures
 from main_api.jobs.quotas import QuotaBook
@@ -61,6 +63,8 @@ class Submitted:
 
     job: Job
     new: bool
+    #: Where it is being drawn at once: the job at the end, or None if it was given back.
+    drawing: Future[Job | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,13 @@ class Submission:
         audit: Audit,
         hooks: Hooks,
         check_webhook: Callable[[str], None],
+        interactive: Interactive | None = None,
     ) -> None:
-        """`check_webhook` raises InvalidField for a URL that no webhook may go to."""
+        """`check_webhook` raises InvalidField for a URL that no webhook may go to.
+
+        With `interactive`, somebody waits for the jobs: generations are begun at once where there is room.
+        """
+        self._interactive = interactive
         self._check_webhook = check_webhook
         self._jobs = jobs
         self._reservations = reservations
@@ -158,7 +167,11 @@ class Submission:
                 body.task(),
                 [(one.field, one) for one in pictures],
                 base_model=base or self._base_models.default,
-                models=[name.partition("@")[0] for name in body.named_models],
+                # Also what a picture that it begins with was made by: it goes when one of them is deleted.
+                models=sorted(
+                    {name.partition("@")[0] for name in body.named_models}
+                    | {name for one in pictures for name in one.models}
+                ),
             )
 
         return self._submit(asked, "generation", body, draft, body.then)
@@ -205,7 +218,7 @@ class Submission:
         steps = _steps(then)
         job_id, fingerprint = new_id(), None
         if asked.idempotency_key is not None:
-            fingerprint = _fingerprint(kind, body)
+            fingerprint = _fingerprint(kind, body, asked.origin)
             found = self._reservations.reserve(asked.caller.tenant, asked.idempotency_key, fingerprint)
             if found.fingerprint != fingerprint:
                 raise KeyReused("this Idempotency-Key came with another request in the last 24 hours")
@@ -261,8 +274,10 @@ class Submission:
             origin=asked.origin,
         )
         try:
-            with self._quotas.place(caller, draft.kind):
-                self._jobs.insert(job)
+            begun = self._interactive.begin(job) if self._interactive is not None else None
+            if begun is None:
+                with self._quotas.place(caller, draft.kind):
+                    self._jobs.insert(job)
         except DuplicateId:
             # The same Idempotency-Key at the same moment.
             known = self._jobs.get(job_id)
@@ -281,6 +296,10 @@ class Submission:
             request_id=asked.request_id,
             kind=job.kind,
         )
+        if begun is not None:
+            self._hooks.created(begun.job)
+            self._hooks.changed(begun.job)
+            return Submitted(begun.job, new=True, drawing=begun.drawing)
         self._hooks.created(job)
         return Submitted(job, new=True)
 
@@ -338,7 +357,7 @@ def _steps(then: Sequence[FollowingStep]) -> list[dict[str, Any]]:
     return steps
 
 
-def _fingerprint(kind: Kind, body: JobRequest) -> str:
-    """The same for the same request, however its JSON was written."""
-    text = json.dumps([kind, body.model_dump(mode="json")], sort_keys=True)
+def _fingerprint(kind: Kind, body: JobRequest, origin: Mapping[str, Any]) -> str:
+    """The same for the same request to the same façade, however its JSON was written."""
+    text = json.dumps([kind, body.model_dump(mode="json"), origin], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

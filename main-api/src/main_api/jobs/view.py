@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from enlight_common.errors import NoSuchObject
+from enlight_common.errors import NoSuchObject, PayloadTooLarge, Unavailable
 
 from main_api.clock import rfc3339
 from main_api.jobs.job import Job
@@ -14,6 +15,14 @@ from main_api.storage import PictureStore
 
 PictureForm = Literal["url", "base64"]
 _MAX_PICTURE_BYTES = 100_000_000
+#: Of all pictures in an answer: they are in memory together, and a third longer in base64.
+_MAX_INLINE_BYTES = 100_000_000
+
+
+def check_inline(pictures: Sequence[dict[str, Any]]) -> None:
+    """Raises PayloadTooLarge for more than an answer may hold in base64."""
+    if sum(one["size"] for one in pictures if not one.get("deleted")) > _MAX_INLINE_BYTES:
+        raise PayloadTooLarge(f"the pictures are more than {_MAX_INLINE_BYTES} bytes: ask for URLs")
 
 
 class JobView:
@@ -56,6 +65,9 @@ class JobView:
         if job.output is None and not job.pictures:
             return None
         rest = job.output or {}
+        if form == "base64":
+            steps = rest.get("steps") or []
+            check_inline([*job.pictures, *(one for step in steps for one in step["pictures"])])
         shown: dict[str, Any] = {"pictures": [self._picture(one, form) for one in job.pictures]}
         if rest.get("model") is not None:
             shown["model"] = rest["model"]
@@ -82,7 +94,10 @@ class JobView:
         return {**shown, "base64": base64.b64encode(data).decode("ascii")}
 
     def _progress(self, job: Job, place: bool) -> dict[str, Any] | None:
-        waiting = self._places.of(job) if place else None
+        try:
+            waiting = self._places.of(job) if place else None
+        except Unavailable:
+            waiting = None  # the job itself is known, and that is what matters to who made it
         if waiting is None:
             return job.progress
         return {"fraction": 0.0, "place": waiting.place, "seconds_left": waiting.seconds_left}

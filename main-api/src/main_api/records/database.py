@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from enlight_common.errors import Unavailable
+from bson.errors import InvalidDocument
+from enlight_common.errors import InvalidRequest, Unavailable
 from pymongo import MongoClient, ReturnDocument
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
@@ -69,7 +70,9 @@ class DuplicateId(Exception):
 
 
 class Records:
-    """One collection. Its methods raise Unavailable when the database cannot be reached in time."""
+    """One collection. Its methods raise Unavailable when the database cannot be reached in time, and
+    InvalidRequest for a document that no database takes: too large, or a number that is.
+    """
 
     def __init__(self, collection: MongoCollection[Document]) -> None:
         self._collection = collection
@@ -225,6 +228,9 @@ def _errors() -> Iterator[None]:
             raise DuplicateId from error
         log.error("the database refused an operation", exc_info=error)
         raise Unavailable("the database refused the operation", retry_after=_RETRY_S) from error
+    except (InvalidDocument, OverflowError) as error:
+        log.warning("a document that cannot be stored: %s", type(error).__name__)
+        raise InvalidRequest("the request makes a record that is too large to be stored") from error
     except PyMongoError as error:
         log.warning("the database cannot be reached: %s", type(error).__name__)
         raise Unavailable("the database cannot be reached", retry_after=_RETRY_S) from error

@@ -61,6 +61,11 @@ class Jobs:
         order = (("priority", 1), ("created_at", 1))
         return self.find(query, order=order, limit=_CANDIDATES)
 
+    def needed_files(self, tenant: str) -> set[str]:
+        """The object keys of the pictures that the tenant's jobs still have to read."""
+        query = {"tenant": tenant, "status": {"$in": [QUEUED, PROCESSING]}}
+        return {key for job in self.find(query) for key in job.keys}
+
     def expired(self, now: int, limit: int = 200) -> list[Job]:
         """Jobs whose lease has run out. Chains have none."""
         return self.find(

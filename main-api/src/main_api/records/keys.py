@@ -1,7 +1,8 @@
 """The collections `keys` and `node_keys`: who may call. Only hashes are stored.
 
-A key reads `enl_<id>_<secret>` (a node's `enn_…`): the id finds the record, the secret, 256 random bits, is
-compared with its SHA-256 in constant time. Nothing slower is needed for a secret that cannot be guessed.
+A key reads `enl_<id>_<secret>` (a node's `enn_…`): the id finds the record, and the whole key is compared
+with its SHA-256 in constant time, so that the same secret under another kind or id opens nothing. Nothing
+slower is needed for 256 random bits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from main_api.ids import new_id
 from main_api.records.database import Database, Document
 
 Scope = Literal["train", "generate", "read", "admin"]
-SCOPES: tuple[Scope, ...] = ("train", "generate", "read", "admin")
 
 _PREFIXES = {"keys": "enl", "node_keys": "enn"}
 _SECRET_BYTES = 32
@@ -41,10 +41,14 @@ class Presented:
         match = _KEY.fullmatch(text)
         return cls(*match.groups()) if match else None
 
+    @property
+    def text(self) -> str:
+        return f"{self.prefix}_{self.id}_{self.secret}"
+
     def opens(self, document: Document | None, now: int) -> bool:
         """Whether it is the key of `document`, neither revoked nor expired."""
         known = document or _NOBODY
-        genuine = hmac.compare_digest(_digest(self.secret), str(known["digest"]))
+        genuine = hmac.compare_digest(_digest(self.text), str(known["digest"]))
         if not genuine or document is None or document["revoked_at"] is not None:
             return False
         return document["expires_at"] is None or document["expires_at"] > now
@@ -66,19 +70,19 @@ class Keys:
         expires_at: int | None = None,
     ) -> tuple[Document, str]:
         """The record, and the key itself, which is nowhere else from then on."""
-        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        made = Presented(self.prefix, new_id(), secrets.token_urlsafe(_SECRET_BYTES))
         document: Document = {
-            "_id": new_id(),
+            "_id": made.id,
             "tenant": tenant,
             "name": name,
             "scopes": list(scopes),
-            "digest": _digest(secret),
+            "digest": _digest(made.text),
             "created_at": now_ms(),
             "expires_at": expires_at,
             "revoked_at": None,
         }
         self._records.insert(document)
-        return document, f"{self.prefix}_{document['_id']}_{secret}"
+        return document, made.text
 
     def get(self, key_id: str) -> Document | None:
         return self._records.get(key_id)
@@ -95,5 +99,5 @@ class Keys:
         return self._records.change(query, {"$set": {"revoked_at": now_ms()}})
 
 
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

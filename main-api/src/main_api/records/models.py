@@ -32,8 +32,11 @@ class Models:
     def find(self, query: dict[str, Any], limit: int = 100) -> list[Document]:
         return self._records.find(query, limit=limit)
 
-    def add_version(self, tenant: str, model_id: str, version: Mapping[str, Any]) -> None:
-        """Take down a version that is in the store; once more is the same."""
+    def add_version(self, tenant: str, model_id: str, version: Mapping[str, Any]) -> bool:
+        """Take down a version that is in the store; once more is the same.
+
+        False where the model is being deleted: what is in the store of it goes, too.
+        """
         for _ in range(_ROUNDS):
             found = self.get(tenant, model_id)
             if found is None:
@@ -56,19 +59,20 @@ class Models:
                     )
                 except DuplicateId:
                     continue
-                return
+                return True
+            if found["state"] == DELETING:
+                return False
             if any(one["version"] == version["version"] for one in found["versions"]):
-                return
+                return True
             versions = sorted([*found["versions"], dict(version)], key=lambda one: str(one["version"]))
             newest = versions[-1]
             changes = {
                 "versions": versions,
-                "state": AVAILABLE,
                 "base_model": newest.get("base_model"),
                 "instance_prompt": newest.get("instance_prompt"),
             }
             if self.change(found, changes) is not None:
-                return
+                return True
         raise AssertionError("a model that changes all the time")
 
     def change(self, model: Document, values: Mapping[str, Any]) -> Document | None:
@@ -77,6 +81,11 @@ class Models:
             {"_id": model["_id"], "revision": model["revision"]},
             {"$set": {**values, "updated_at": now_ms()}, "$inc": {"revision": 1}},
         )
+
+    def stored_bytes(self, tenant: str) -> int:
+        """What the weights of the tenant's models take."""
+        found = self._records.find({"tenant": tenant}, fields=["versions.bytes"])
+        return sum(int(one.get("bytes") or 0) for model in found for one in model["versions"])
 
     def delete(self, tenant: str, model_id: str) -> bool:
         return self._records.delete({"_id": _key(tenant, model_id)})

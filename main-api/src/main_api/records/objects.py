@@ -13,6 +13,10 @@ from main_api.clock import now_ms
 from main_api.records.database import Database, Document
 
 Purpose = Literal["upload", "photo", "input", "picture"]
+State = Literal["pending", "stored"]
+#: Announced, and to be put to a signed URL; `stored` is what this service puts itself, or has seen put.
+PENDING: State = "pending"
+STORED: State = "stored"
 
 
 class Objects:
@@ -30,8 +34,9 @@ class Objects:
         """Oldest first."""
         return self._records.find(query, order=(("created_at", 1),), limit=limit)
 
-    def note(self, key: str, values: dict[str, Any]) -> bool:
-        return self._records.change({"_id": key}, {"$set": values}) is not None
+    def note(self, key: str, values: dict[str, Any], where: dict[str, Any] | None = None) -> bool:
+        """False where there is none, or it is not as `where` says."""
+        return self._records.change({"_id": key, **(where or {})}, {"$set": values}) is not None
 
     def forget(self, key: str) -> None:
         """To be called once the object itself is gone."""
@@ -51,7 +56,7 @@ def object_document(
     job_id: str | None = None,
     photo_set: str | None = None,
     models: Sequence[str] = (),
-    state: Literal["pending", "stored"] = "pending",
+    state: State = PENDING,
 ) -> Document:
     """`models` are the trained models that it was made with, or that were made of it; `size` is in bytes."""
     return {
@@ -64,5 +69,7 @@ def object_document(
         "photo_set": photo_set,
         "models": list(models),
         "state": state,
+        # Of a job's: whether it was looked at after the job's end, and is the job's.
+        "settled": job_id is None,
         "created_at": now_ms(),
     }

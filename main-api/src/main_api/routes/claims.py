@@ -38,9 +38,7 @@ def claim() -> tuple[Response, int] | tuple[str, int]:
     """The next job that the worker can do, or 204 when none came within `wait_s`."""
     here = context()
     asked = parse_body(ClaimRequest)
-    job = _claim(here, asked)
-    if job is None and asked.wait_s > 0:
-        job = _wait(here, asked)
+    job = _wait(here, asked) if asked.wait_s > 0 else _claim(here, asked)
     if job is None:
         return "", 204
     return _json(here.service.reports.claim(job)), 200
@@ -61,16 +59,16 @@ def _wait(here: Context, asked: ClaimRequest) -> Job | None:
         # Workers come again; the others go on waiting.
         raise Overloaded("too many workers are waiting", retry_after=_LOOK_S) from None
     try:
-        while (left := deadline - time.monotonic()) > 0 and not here.service.stopping and not gone():
+        while (job := _claim(here, asked)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or here.service.stopping:
+                return None
             here.service.arrivals.wait(min(left, _LOOK_S))
             if gone():
                 return None
-            job = _claim(here, asked)
-            if job is not None:
-                return job
+        return job
     finally:
         slot.release()
-    return None
 
 
 @blueprint.post("/jobs/<job_id>/renewal")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from enlight_common.errors import Overloaded
-from enlight_common.web import LongLived
-from flask import Flask, current_app, request
+from enlight_common.web import BodyGate, LongLived, Slot
+from flask import Flask, current_app, g, request
 
 from main_api.service import Service
 
@@ -17,14 +17,35 @@ _EXTENSION = "main-api"
 #: Requests with more than this much of a body are held in memory, so only a few come in at once.
 _LARGE_BYTES = 1024 * 1024
 _LARGE_AT_ONCE = 8
+_SUBMITS = "main_api_submits"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def submits(view: View) -> View:
+    """Mark a view that takes a place of `Context.submissions`: it is not begun while there is none."""
+    setattr(view, _SUBMITS, True)
+    return view
+
+
+class TenantPlaces(LongLived):
+    """Places of which no tenant may have the last eighth, so that none shuts out the others."""
+
+    def __init__(self, limit: int, *, retry_after: float = 5.0) -> None:
+        super().__init__(limit, retry_after=retry_after, each=limit - max(1, limit // 8))
+
+    def take(self, what: str, owner: str | None = None) -> Slot:
+        """For the caller of the current request."""
+        return super().take(what, owner or g.caller.tenant)
 
 
 @dataclass
 class Context:
     """The service and its bounded places, which are less than all of the threads together.
 
-    Clients that wait for a job or follow it, and workers that wait for one, have a quarter each, so that
-    neither keeps the other out; another quarter and more makes jobs. What is left answers all that is quick.
+    Clients that wait for a job or follow it have a quarter, those that submit one more, workers that wait
+    for one and objects on their way less, so that none keeps the others out. What is left answers all that
+    is quick.
     """
 
     service: Service
@@ -32,13 +53,16 @@ class Context:
     claims: LongLived = field(init=False)
     submissions: LongLived = field(init=False)
     large: LongLived = field(init=False)
+    transfers: BodyGate = field(init=False)
 
     def __post_init__(self) -> None:
-        quarter = self.service.settings.threads // 4
-        self.waits = LongLived(quarter)
-        self.claims = LongLived(quarter)
-        self.submissions = LongLived(quarter + quarter // 2, retry_after=1.0)
-        self.large = LongLived(min(_LARGE_AT_ONCE, quarter), retry_after=2.0)
+        threads = self.service.settings.threads
+        quarter = threads // 4
+        self.waits = TenantPlaces(quarter)
+        self.claims = LongLived(3 * threads // 16)
+        self.submissions = TenantPlaces(quarter + quarter // 2, retry_after=1.0)
+        self.large = TenantPlaces(min(_LARGE_AT_ONCE, quarter), retry_after=2.0)
+        self.transfers = BodyGate(reading=threads // 8, waiting=threads // 16)
 
     @contextlib.contextmanager
     def submitting(self) -> Iterator[None]:
@@ -51,10 +75,8 @@ class Context:
 
     def shed(self) -> None:
         """Refuse the current request, before anything is spent on it, where its place would be missing."""
-        if (
-            request.method == "POST"
-            and not request.path.startswith("/internal/")
-            and self.submissions.taken >= self.submissions.limit
+        if self.submissions.taken >= self.submissions.limit and hasattr(
+            current_app.view_functions.get(request.endpoint or ""), _SUBMITS
         ):
             raise Overloaded("too many requests are being taken in", retry_after=1.0)
 

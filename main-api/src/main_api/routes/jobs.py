@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,7 +56,9 @@ def list_jobs() -> Response:
 def read_job(job_id: str) -> Response:
     """Status, progress and pictures; while it waits, its place in the queue."""
     form = parse_query(OutputForm).output
-    return private_json(context().service.view.show(job_of_caller(job_id), form, place=True))
+    here = context()
+    with here.large.enter("answer in base64") if form == "base64" else contextlib.nullcontext():
+        return private_json(here.service.view.show(job_of_caller(job_id), form, place=True))
 
 
 @blueprint.post("/v1/jobs/<job_id>/cancel")
@@ -92,7 +95,8 @@ def cancel_job(job_id: str) -> tuple[Response, int]:
 )
 def follow_job(job_id: str) -> Response:
     """Server-sent events: `queued`, `processing`, `progress`, `picture` for each as soon as it is stored,
-    and `succeeded`, `failed` or `canceled`, after which the stream ends. Data is the job or the picture.
+    and `succeeded`, `failed` or `canceled`, after which the stream ends. Data is the job or the picture,
+    which alone is in base64 where that is asked for.
     """
     here = context()
     service = here.service
@@ -105,7 +109,8 @@ def follow_job(job_id: str) -> Response:
         if change.picture is not None:
             data = service.view.show_picture(change.job, change.picture, form)
         else:
-            data = service.view.show(change.job, form, place=True)
+            # The pictures came with events of their own.
+            data = service.view.show(change.job, place=True)
         return Event(data, change.name, change.revision)
 
     def events() -> Iterator[Event | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from enlight_common.errors import NotFound
@@ -13,20 +14,23 @@ from main_api.clock import now_ms, rfc3339
 from main_api.ids import new_id
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.routes.paging import after_cursor, page_of
 from main_api.schemas.models import PageQuery
 from main_api.schemas.uploads import PhotoSetBody, PhotoSetPage, ShownPhotoSet
 from main_api.storage import photo_key
 
 blueprint = Blueprint("photo_sets", __name__)
+#: Bytes of a picture that a job has made.
+_MOST = 100_000_000
 
 
 @blueprint.post("/v1/photo-sets")
+@submits
 @requires("train")
 @documented("Make a photo set", body=PhotoSetBody, answers={201: ShownPhotoSet}, tags=["photo sets"])
 def make_photo_set() -> tuple[Response, int]:
-    """Photos that are given in base64 are the set's own; named uploads stay uploads."""
+    """Its photos are the set's own: of named uploads and pictures it has copies."""
     here = context()
     service, tenant = here.service, caller().tenant
     service.check_open()
@@ -34,10 +38,13 @@ def make_photo_set() -> tuple[Response, int]:
         body = parse_body(PhotoSetBody)
         sources = [(f"photos[{index}]", one) for index, one in enumerate(body.photos)]
         pictures = service.sources.check(tenant, sources)
-        service.quotas.check_bytes(caller(), sum(one.size for one in pictures if one.data is not None))
+        service.quotas.check_bytes(caller(), sum(one.size for one in pictures))
         set_id = new_id()
-        keyed = [(one, photo_key(tenant, set_id, index)) for index, one in enumerate(pictures)]
-        keys = service.sources.store(tenant, keyed, "photo", photo_set=set_id)
+        keys = [photo_key(tenant, set_id, index) for index in range(len(pictures))]
+        for one, key in zip(pictures, keys, strict=True):
+            if one.key is not None:
+                one = replace(one, key=None, data=service.pictures.read(one.key, _MOST))
+            service.sources.store(tenant, [(one, key)], "photo", photo_set=set_id, models=one.models)
         photos = [
             {"key": key, "size": one.size, "sha256": one.sha256}
             for key, one in zip(keys, pictures, strict=True)
@@ -110,7 +117,7 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
         {
             "size": one["size"],
             "sha256": one["sha256"],
-            "url": None if one.get("deleted") else pictures.url(one["key"]),
+            "url": pictures.url(one["key"]),
         }
         for one in document["photos"]
     ]

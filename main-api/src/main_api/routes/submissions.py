@@ -6,6 +6,7 @@ from enlight_common.web import documented, parse_body, parse_query
 from flask import Blueprint, Response
 
 from main_api.routes.authorization import caller, requires
+from main_api.routes.context import submits
 from main_api.routes.submitting import SUBMISSION_HEADERS, answer, asked_by, submit
 from main_api.schemas.generations import GenerationBody
 from main_api.schemas.images import BackgroundRemovalBody, UpscaleBody
@@ -17,6 +18,7 @@ _ANSWERS: dict[int, type[ShownJob]] = {200: ShownJob, 202: ShownJob}
 
 
 @blueprint.post("/v1/trainings")
+@submits
 @requires("train")
 @documented(
     "Learn a subject",
@@ -35,6 +37,7 @@ def train() -> tuple[Response, int]:
 
 
 @blueprint.post("/v1/generations")
+@submits
 @requires("generate")
 @documented(
     "Draw pictures",
@@ -53,6 +56,7 @@ def generate() -> tuple[Response, int]:
 
 
 @blueprint.post("/v1/background-removals")
+@submits
 @requires("generate")
 @documented(
     "Remove backgrounds",
@@ -73,6 +77,7 @@ def remove_background() -> tuple[Response, int]:
 
 
 @blueprint.post("/v1/upscales")
+@submits
 @requires("generate")
 @documented(
     "Enlarge pictures",

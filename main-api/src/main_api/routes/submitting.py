@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from enlight_common.errors import Unavailable
 from enlight_common.web import (
     current_request_id,
     current_traceparent,
@@ -58,12 +59,12 @@ def submit(make: Callable[[Submission], Submitted], *, wait_s: float | None = No
             return make(here.service.submission).job, False
     with here.waits.enter("wait for a job"):
         with here.submitting():
-            submitted = make(here.service.submission)
+            submitted = make(here.service.waited_submission)
         return wait_for(submitted, seconds), True
 
 
 def wait_for(submitted: Submitted, seconds: float) -> Job:
-    """The job at its end, or as it is after `seconds`. A generation is begun at once where there is room.
+    """The job at its end, or as it is after `seconds`.
 
     The caller has taken a place to wait.
     """
@@ -74,7 +75,7 @@ def wait_for(submitted: Submitted, seconds: float) -> Job:
         return service.stopping or gone()
 
     deadline = time.monotonic() + seconds
-    drawing = service.interactive.begin(submitted.job) if submitted.new else None
+    drawing = submitted.drawing
     while drawing is not None and not stop() and (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
             drawn = drawing.result(min(left, _LOOK_S))
@@ -82,9 +83,12 @@ def wait_for(submitted: Submitted, seconds: float) -> Job:
                 return drawn
             drawing = None  # given back: a worker goes on
     left = max(0.0, deadline - time.monotonic())
-    return (
-        service.events.wait(lambda: service.records.jobs.get(submitted.job.id), left, stop) or submitted.job
-    )
+    try:
+        now = service.events.wait(lambda: service.records.jobs.get(submitted.job.id), left, stop)
+    except Unavailable:
+        # The job is stored. A 503 would say that nothing was done, and have it sent again.
+        now = None
+    return now or submitted.job
 
 
 def answer(job: Job, form: PictureForm = "url", *, waited: bool = False) -> tuple[Response, int]:

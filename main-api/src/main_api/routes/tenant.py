@@ -81,7 +81,7 @@ def revoke_key(key_id: str) -> tuple[str, int]:
     found = service.records.keys.revoke(check_id(key_id, "key_id"), tenant=caller().tenant)
     if found is None:
         raise NotFound("there is no valid key of this id")
-    service.access.forget_key(key_id)
+    service.access.forget_key(service.records.keys, key_id)
     _note("key.revoke", key_id)
     return "", 204
 

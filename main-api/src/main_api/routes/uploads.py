@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enlight_common.errors import InvalidField
 from enlight_common.images import DEFAULT_BOUNDS, decode_base64
-from enlight_common.web import documented, parse_body
+from enlight_common.web import documented, parse_body, read_form
 from flask import Blueprint, Response, request
 
 from main_api.ids import new_id
@@ -12,7 +12,7 @@ from main_api.jobs.pictures import Picture, inline
 from main_api.records.objects import object_document
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.schemas.uploads import UploadBody, Uploads
 from main_api.storage import upload_key
 
@@ -26,6 +26,7 @@ _MULTIPART = {
 
 
 @blueprint.post("/v1/uploads")
+@submits
 @requires("train", "generate")
 @documented(
     "Upload pictures",
@@ -50,6 +51,7 @@ def upload() -> tuple[Response, int]:
 
 
 def _parts() -> list[Picture]:
+    read_form()
     files = request.files.getlist("file")
     if not 1 <= len(files) <= _MAX_FILES:
         raise InvalidField("file", f"must be 1 to {_MAX_FILES} parts of the form")

@@ -30,10 +30,11 @@ from main_api.facades.kept.schemas import (
 from main_api.facades.outcome import succeeded
 from main_api.jobs.job import Job
 from main_api.jobs.submission import Asked, Submission, Submitted
+from main_api.jobs.view import check_inline
 from main_api.records.keys import Scope
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import authorize
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.routes.submitting import asked_by, submit
 from main_api.schemas.generations import GenerationBody
 from main_api.schemas.images import BackgroundRemovalBody, UpscaleBody
@@ -50,6 +51,7 @@ _FAILURES: dict[int, type[BaseModel]] = dict.fromkeys(_STATUSES, KeptProblem)
 
 
 @blueprint.post("/train")
+@submits
 @documented("Train, and wait", body=KeptTrainBody, answers={200: KeptTrainAnswer}, tags=["kept"])
 def train() -> Response:
     """Makes a model of a few photos and answers when it is stored."""
@@ -74,6 +76,7 @@ def train() -> Response:
 
 
 @blueprint.post("/inference")
+@submits
 @documented("Draw, and wait", body=KeptInferenceBody, answers={200: KeptInferenceAnswer}, tags=["kept"])
 def draw() -> Response:
     """Draws `num_image` pictures and answers when they are done."""
@@ -95,6 +98,7 @@ def draw() -> Response:
 
 
 @blueprint.post("/remove")
+@submits
 @documented("Cut out on white", body=KeptRemoveBody, answers={200: KeptRemoveAnswer}, tags=["kept"])
 def remove() -> Response:
     """Cuts the subject of each picture out and lays it on white, or on `background`."""
@@ -102,6 +106,7 @@ def remove() -> Response:
 
 
 @blueprint.post("/remove-opacity")
+@submits
 @documented(
     "Cut out with an alpha channel", body=KeptRemoveBody, answers={200: KeptRemoveAnswer}, tags=["kept"]
 )
@@ -137,6 +142,7 @@ def greet() -> Response:
 
 
 @upsampler.post("/upsampler")
+@submits
 @documented(
     "Enlarge, and wait", body=KeptUpscaleBody, answers={200: KeptUpscaleAnswer, **_FAILURES}, tags=["kept"]
 )
@@ -175,6 +181,7 @@ def _asked(scope: Scope) -> Asked:
 
 def _pictures(job: Job) -> list[str]:
     """The job's pictures in base64."""
+    check_inline(job.pictures)
     store = context().service.pictures
     return [
         base64.b64encode(store.read(one["key"], MAX_PICTURE_BYTES)).decode("ascii") for one in job.pictures

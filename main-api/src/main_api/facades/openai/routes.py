@@ -9,14 +9,14 @@ from typing import Any
 from enlight_common.errors import EnlightError, InvalidField
 from enlight_common.images import DEFAULT_BOUNDS
 from enlight_common.schemas.claims import MAX_PICTURE_BYTES
-from enlight_common.web import documented, parse_body
+from enlight_common.web import documented, parse_body, read_form
 from enlight_common.web.parsing import validate
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import HTTPException
 
-from main_api.base_models import ALIASES, KNOWN
+from main_api.base_models import names_of
 from main_api.facades.openai import errors
 from main_api.facades.openai.masks import white_where_transparent
 from main_api.facades.openai.schemas import (
@@ -29,9 +29,10 @@ from main_api.facades.openai.schemas import (
 from main_api.facades.outcome import succeeded
 from main_api.jobs.job import Job
 from main_api.jobs.submission import Submission, Submitted
+from main_api.jobs.view import check_inline
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.routes.submitting import asked_by, submit
 from main_api.schemas.generations import GenerationBody
 
@@ -65,6 +66,7 @@ _FORM = {
 
 
 @blueprint.post("/v1/images/generations")
+@submits
 @requires("generate")
 @documented("Draw, as OpenAI has it", body=ImageGenerationBody, answers=_ANSWERS, tags=["openai"])
 def generate() -> Response:
@@ -73,6 +75,7 @@ def generate() -> Response:
 
 
 @blueprint.post("/v1/images/edits")
+@submits
 @requires("generate")
 @documented(
     "Draw a picture anew, as OpenAI has it",
@@ -90,6 +93,7 @@ def edit() -> Response:
 
 def _form() -> dict[str, Any]:
     """The fields of the form that are no files; numbers come as text."""
+    read_form()
     found: dict[str, Any] = {}
     for name, values in request.form.lists():
         if len(values) > 1:
@@ -138,8 +142,7 @@ def _drawn(read: Callable[[], tuple[ImageOptions, dict[str, str]]]) -> Response:
 
     def make(submission: Submission) -> Submitted:
         options, pictures = read()
-        names = frozenset({*KNOWN, *ALIASES, base_model})
-        body = validate(GenerationBody, {**options.fields(names), **pictures})
+        body = validate(GenerationBody, {**options.fields(names_of(base_model)), **pictures})
         asked = asked_by(
             caller(), facade="openai", response_format=options.response_format, background=options.background
         )
@@ -151,6 +154,8 @@ def _drawn(read: Callable[[], tuple[ImageOptions, dict[str, str]]]) -> Response:
 
 def _answer(job: Job) -> dict[str, Any]:
     store = context().service.pictures
+    if job.origin["response_format"] != "url":
+        check_inline(job.pictures)
     images = []
     for one in job.pictures:
         image = {}

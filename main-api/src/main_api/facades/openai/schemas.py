@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from enlight_common.errors import InvalidField
+from enlight_common.errors import InvalidField, UnknownModel
 from enlight_common.ids import ID_PATTERN
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,8 @@ from main_api.schemas.strict import Strict
 MAX_PICTURES = 10
 _SIZE = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
 _MODEL = re.compile(rf"{ID_PATTERN}(@{ID_PATTERN})?")
+#: How base models are named.
+_BASE = re.compile(rf"{ID_PATTERN}/{ID_PATTERN}")
 #: OpenAI's own models, which clients name without having been asked: the base model draws.
 _THEIRS = re.compile(r"(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]*")
 
@@ -57,12 +59,14 @@ class ImageOptions(Strict):
     strength: float | None = Field(None, gt=0, le=1)
 
     def fields(self, base_models: frozenset[str]) -> dict[str, Any]:
-        """The fields of the `GenerationBody` that it stands for. Raises InvalidField."""
+        """The fields of the `GenerationBody` that it stands for. Raises InvalidField, UnknownModel."""
         if self.stream:
             raise InvalidField("stream", "is not offered here")
         fields: dict[str, Any] = {"prompt": self.prompt, "num_images": self.n or 1, **self._own()}
         if self.model is not None and self.model not in base_models and not _THEIRS.fullmatch(self.model):
             if not _MODEL.fullmatch(self.model):
+                if _BASE.fullmatch(self.model):
+                    raise UnknownModel("there is no model of this name")
                 raise InvalidField("model", "must be a model's id, or `id@version`")
             fields["model_id"] = self.model
         if self.size is not None and self.size != "auto":

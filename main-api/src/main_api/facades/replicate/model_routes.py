@@ -7,7 +7,7 @@ from typing import Any
 from enlight_common.errors import InvalidField, NotFound
 from enlight_common.ids import check_id
 from enlight_common.images import DEFAULT_BOUNDS
-from enlight_common.web import documented, parse_body, parse_query
+from enlight_common.web import documented, parse_body, parse_query, read_form
 from flask import Blueprint, Response, request
 
 from main_api.clock import rfc3339
@@ -19,7 +19,7 @@ from main_api.ids import new_id
 from main_api.jobs.pictures import inline
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.routes.paging import page_of
 from main_api.schemas.deliveries import WebhookSecret
 from main_api.schemas.models import PageQuery
@@ -33,7 +33,7 @@ _TAGS = ["replicate"]
 @requires("read")
 @documented("List models", answers={200: Page}, tags=_TAGS, query=PageQuery)
 def listmodels_of_caller() -> Response:
-    """The tenant's, newest first."""
+    """The tenant's, by their ids."""
     wanted = parse_query(PageQuery)
     records = context().service.records.models
     found = records.page(caller().tenant, wanted.cursor, wanted.limit + 1)
@@ -78,6 +78,7 @@ def read_version(owner: str, name: str, version: str) -> Response:
 
 
 @blueprint.post("/files")
+@submits
 @requires("train", "generate")
 @documented("Upload a picture", body=None, answers={201: File}, tags=_TAGS)
 def create_file() -> tuple[Response, int]:
@@ -85,6 +86,7 @@ def create_file() -> tuple[Response, int]:
     here = context()
     here.service.check_open()
     with here.submitting():
+        read_form()
         parts = request.files.getlist("content")
         if len(parts) != 1:
             raise InvalidField("content", "must be one part of the form")

@@ -24,7 +24,7 @@ from main_api.jobs.job import Job
 from main_api.jobs.submission import Submission, Submitted
 from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
-from main_api.routes.context import context
+from main_api.routes.context import context, submits
 from main_api.routes.paging import after_cursor, page_of
 from main_api.routes.submitting import asked_by, submit
 from main_api.schemas.generations import GenerationBody
@@ -44,6 +44,7 @@ _Wanted = tuple[ModelPredictionBody, str | None, str, str]
 
 
 @blueprint.post("/predictions")
+@submits
 @requires("generate")
 @documented("Create a prediction", body=PredictionBody, answers={201: Prediction}, tags=_TAGS)
 def create_prediction() -> tuple[Response, int]:
@@ -58,6 +59,7 @@ def create_prediction() -> tuple[Response, int]:
 
 
 @blueprint.post("/models/<owner>/<name>/predictions")
+@submits
 @requires("generate")
 @documented("Create a prediction of a model", body=ModelPredictionBody, answers={201: Prediction}, tags=_TAGS)
 def create_model_prediction(owner: str, name: str) -> tuple[Response, int]:
@@ -105,6 +107,7 @@ def cancel_prediction(job_id: str) -> Response:
 
 
 @blueprint.post("/models/<owner>/<name>/versions/<version>/trainings")
+@submits
 @requires("train")
 @documented("Create a training", body=ReplicateTrainingBody, answers={201: Training}, tags=_TAGS)
 def create_training(owner: str, name: str, version: str) -> tuple[Response, int]:
