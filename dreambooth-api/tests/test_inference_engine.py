@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from dreambooth_api.inference.engine import Engine, EngineLimits
+from dreambooth_api.inference.lora import BadAdapter
 from dreambooth_api.inference.picture import Drawn
 from dreambooth_api.inference.request import DrawRequest, WeightedModel
 from dreambooth_api.inference.schedulers import SAMPLERS
 from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact
 from dreambooth_api.models.store import ModelStore
-from enlight_common.errors import InvalidField, UnknownModel, WrongBaseModel
+from enlight_common.errors import InvalidField, TimedOut, UnknownModel, WrongBaseModel
 from enlight_common.queue import Canceled
 from PIL import Image
 from service_parts import SAME, difference, photo, plain_pipeline, publish_adapter, publish_full
@@ -107,15 +110,36 @@ def test_no_model_leaves_a_trace_in_the_next_picture(
         assert difference(first(engine.draw(with_models(("one", 1.0)))), alone) == 0
 
 
+@pytest.fixture
+def engine_with(engine: Engine, store: ModelStore) -> Iterator[Callable[..., Engine]]:
+    """Makes engines of other limits."""
+    made: list[Engine] = []
+
+    def make(**limits: int) -> Engine:
+        made.append(Engine(engine.base, store, limits=EngineLimits(**limits)))
+        made[-1].load()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def bytes_of(engine: Engine, *names: str) -> int:
+    """What these take in memory, drawn with just now."""
+    for name in names:
+        engine.draw(with_models((name, 1.0)))
+    return sum(size for key, size in engine.loaded.sizes.items() if key.model_id in names)
+
+
 def test_an_adapter_is_dropped_when_too_many_are_loaded_and_comes_back_the_same(
-    engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
+    engine: Engine, engine_with: Callable[..., Engine], adapters: dict[str, Artifact]
 ) -> None:
-    small = Engine(engine.base, store, limits=EngineLimits(max_loaded=2))
-    small.load()
+    small = engine_with(max_loaded_bytes=2 * bytes_of(engine, "two", "wordy"))
     base_picture, picture = first(small.draw(SHORT)), first(small.draw(with_models(("one", 1.0))))
     small.draw(with_models(("two", 1.0)))
     small.draw(with_models(("wordy", 1.0)))
-    assert [key.model_id for key in small.loaded.keys] == ["two", "wordy"]
+    assert [key.model_id for key in small.loaded.sizes] == ["two", "wordy"]
     assert difference(first(small.draw(SHORT)), base_picture) == 0
     assert difference(first(small.draw(with_models(("one", 1.0)))), picture) == 0
     assert (small.loaded.hits, small.loaded.misses, small.loaded.evictions) == (0, 4, 2)
@@ -124,14 +148,14 @@ def test_an_adapter_is_dropped_when_too_many_are_loaded_and_comes_back_the_same(
 
 
 def test_adapters_together_larger_than_allowed_are_dropped(
-    engine: Engine, store: ModelStore, adapters: dict[str, Artifact]
+    engine: Engine, engine_with: Callable[..., Engine], adapters: dict[str, Artifact]
 ) -> None:
-    small = Engine(engine.base, store, limits=EngineLimits(max_loaded_bytes=adapters["one"].bytes))
-    small.load()
-    small.draw(with_models(("one", 1.0), ("two", 1.0)))
-    assert len(small.loaded.keys) == 2, "one drawing may need more than is kept"
-    small.draw(with_models(("wordy", 1.0)))
-    assert [key.model_id for key in small.loaded.keys] == ["wordy"]
+    both = with_models(("one", 1.0), ("two", 1.0))
+    small = engine_with(max_loaded_bytes=2 * bytes_of(engine, "one"))
+    assert difference(first(small.draw(both)), first(engine.draw(both))) <= SAME
+    assert len(small.loaded.sizes) == 1, "a drawing that needs more than is kept gets it all the same"
+    small.draw(with_models(("one", 1.0)))
+    assert [key.model_id for key in small.loaded.sizes] == ["one"]
 
 
 def test_a_new_version_is_drawn_by_its_id_and_the_old_one_by_its_version(
@@ -154,14 +178,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_picture_is_the_same_alone_and_among_others(engine: Engine, case: str) -> None:
+def test_a_picture_is_the_same_alone_and_among_others(
+    engine: Engine, engine_with: Callable[..., Engine], case: str
+) -> None:
     request = replace(SHORT, **CASES[case], num_image=3)
-    with_small_batches = Engine(engine.base, engine._store, limits=EngineLimits(max_batch=2))
-    with_small_batches._base_pipelines, with_small_batches._adapters = (
-        engine._base_pipelines,
-        engine._adapters,
-    )
-    together, split = engine.draw(request), with_small_batches.draw(request)
+    together, split = engine.draw(request), engine_with(max_batch=2).draw(request)
     assert [picture.seed for picture in together.pictures] == [11, 12, 13]
     for picture, other in zip(together.pictures, split.pictures, strict=True):
         alone = first(engine.draw(replace(request, num_image=1, seed=picture.seed)))
@@ -268,3 +289,66 @@ def test_a_picture_from_a_picture_keeps_its_shape(engine: Engine) -> None:
     wide = photo(side=200).crop((0, 0, 200, 100))
     drawn = first(engine.draw(replace(SHORT, image=wide)))
     assert drawn.size == (176, 88), "twice as wide as high, of the trained area, in steps of 8"
+
+
+def at_once(engine: Engine, requests: Sequence[DrawRequest], **options: Any) -> list[Drawn]:
+    """What these come to, each drawn from a thread of its own."""
+    drawn: dict[int, Drawn] = {}
+
+    def draw(number: int) -> None:
+        drawn[number] = engine.draw(requests[number], **options)
+
+    threads = [threading.Thread(target=draw, args=(number,)) for number in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [drawn[number] for number in range(len(requests))]
+
+
+def test_many_people_draw_at_once_and_everyone_gets_the_own_picture(
+    engine: Engine, adapters: dict[str, Artifact], full: Artifact
+) -> None:
+    requests = [
+        SHORT,
+        with_models(("one", 1.0)),
+        with_models(("two", -1.0), seed=12),
+        with_models(("one", 0.7), ("wordy", 0.4), scheduler="euler_a"),
+        with_models(("one", 1.0), scheduler="unipc"),
+        with_models(("whole", 1.0)),
+        replace(SHORT, image=photo(), strength=0.7, scheduler="ddim"),
+        replace(SHORT, image=photo(), mask=Image.new("L", (96, 96), 255).rotate(45), strength=0.7),
+        with_models(("two", 1.0), guidance_scale=1.0, scheduler="lcm"),
+        replace(SHORT, width=64, height=96),
+    ]
+    alone = [first(engine.draw(request)) for request in requests]
+    for drawn, expected in zip(at_once(engine, requests), alone, strict=True):
+        assert difference(first(drawn), expected) <= SAME
+
+
+def test_requests_that_arrive_together_share_their_steps(
+    engine: Engine, adapters: dict[str, Artifact]
+) -> None:
+    before = replace(engine.counts)
+    at_once(engine, [with_models((name, 1.0), steps=40, seed=1) for name in ("one", "two", "wordy") * 2])
+    taken = engine.counts.picture_steps - before.picture_steps
+    assert taken == 6 * 40
+    assert engine.counts.batches - before.batches < 0.75 * taken
+
+
+def test_a_drawing_past_its_deadline_is_given_up(engine: Engine) -> None:
+    for sampler in ("ddim", "unipc"):
+        with pytest.raises(TimedOut):
+            engine.draw(replace(SHORT, steps=50, scheduler=sampler), deadline_s=0.05)
+    assert engine.draw(SHORT, deadline_s=600).device_seconds > 0
+
+
+def test_an_adapter_that_does_not_fit_is_refused_and_others_go_on(
+    engine: Engine, engine_with: Callable[..., Engine], store: ModelStore
+) -> None:
+    artifact = publish_adapter(store, "unfit", seed=50)
+    small = engine_with(max_rank=2)
+    with pytest.raises(BadAdapter, match="rank"):
+        small.draw(with_models(("unfit", 1.0)))
+    assert difference(first(small.draw(SHORT)), first(engine.draw(SHORT))) <= SAME
+    assert artifact.manifest.key not in small.loaded.sizes

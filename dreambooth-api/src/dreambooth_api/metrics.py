@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from dreambooth_api.service import Service
 
 if TYPE_CHECKING:
-    from dreambooth_api.inference.loaded import LoadedModels
+    from dreambooth_api.inference.memory import ModelMemory
 
 
 class _ServiceCollector(Collector):
@@ -25,12 +25,26 @@ class _ServiceCollector(Collector):
         yield from self._models()
 
     def _drawings(self) -> Iterator[Metric]:
-        queue = self._service.drawings
-        yield GaugeMetricFamily("drawings_waiting", "Drawings in the queue", queue.length)
-        yield CounterMetricFamily("pictures", "Pictures drawn", queue.units_done)
-        yield CounterMetricFamily("drawing_seconds", "Seconds spent drawing them", queue.seconds)
-        mean = queue.seconds_per_unit
-        yield GaugeMetricFamily("seconds_per_picture", "Running mean of the recent drawings", mean)
+        drawings, engine = self._service.drawings, self._service.loaded_engine
+        yield GaugeMetricFamily(
+            "drawings_waiting", "Drawings none of whose pictures is begun", drawings.length
+        )
+        yield CounterMetricFamily("pictures", "Pictures drawn", drawings.pictures_done)
+        yield CounterMetricFamily("drawing_seconds", "Seconds with something to draw", drawings.seconds)
+        mean = drawings.seconds_per_picture
+        yield GaugeMetricFamily("seconds_per_picture", "Between two pictures, recently, while drawing", mean)
+        if engine is not None:
+            counts = engine.counts
+            yield GaugeMetricFamily(
+                "batch_pictures", "Pictures in the batch that is being stepped", counts.batch
+            )
+            yield GaugeMetricFamily(
+                "pictures_waiting", "Begun pictures and new ones beside it", counts.waiting
+            )
+            yield CounterMetricFamily("batch_steps", "Forward passes through the UNet", counts.batches)
+            yield CounterMetricFamily(
+                "picture_steps", "Steps that pictures took in them", counts.picture_steps
+            )
 
     def _trainings(self) -> Iterator[Metric]:
         active = self._service.trainings.active
@@ -64,8 +78,8 @@ class _ServiceCollector(Collector):
         yield CounterMetricFamily("model_cache_fetch_seconds", "Seconds spent fetching", counts.fetch_seconds)
 
     @staticmethod
-    def _models_in_memory(loaded: LoadedModels) -> Iterator[Metric]:
-        yield GaugeMetricFamily("models_loaded", "Trained models in memory", len(loaded.keys))
+    def _models_in_memory(loaded: ModelMemory) -> Iterator[Metric]:
+        yield GaugeMetricFamily("models_loaded", "Trained models in memory", len(loaded.sizes))
         yield GaugeMetricFamily("models_loaded_bytes", "What they take of it", loaded.total_bytes)
         yield CounterMetricFamily("models_loaded_hits", "Wanted models found in memory", loaded.hits)
         yield CounterMetricFamily(

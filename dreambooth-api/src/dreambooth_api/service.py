@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from enlight_common.errors import EnlightError, ShuttingDown, Unavailable
-from enlight_common.queue import WorkQueue
 
+from dreambooth_api.inference.admission import Admission
 from dreambooth_api.models.bases import resolve_base
 from dreambooth_api.models.store import open_store
 from dreambooth_api.run_counts import RunCounts
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _LOADING_RETRY_S = 5.0
 #: After a failed load, say a hub that cannot be reached, it is tried again.
 _LOAD_AGAIN_S = 15.0
+_SWEEP_EVERY_S = 6 * 3600.0
 #: Drawings that the end of the grace time stops have this long to notice and be answered.
 _LAST_STEP_S = 3.0
 
@@ -47,9 +48,12 @@ class Service:
             checkpoints=SharedCheckpoints(
                 settings.store_url, self.store.catalog.objects, always=settings.checkpoint_store
             ),
+            spare=settings.spare_trainer,
+            policy=settings.training_policy,
         )
         self.run_counts = RunCounts(self.trainings)
-        self.drawings = WorkQueue(limit=settings.threads // 4, what="drawings")
+        #: A quarter of the threads at most wait for pictures.
+        self.drawings = Admission(settings.threads // 4, self.trainings.sharing.pictures_waiting)
         self._engine: Engine | None = None
         self._not_ready = "the base model is being loaded"
         self._draining = threading.Event()
@@ -61,27 +65,31 @@ class Service:
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def _sweep(self) -> None:
-        """Clear the object store of what uploads that were cut short left there."""
-        try:
-            swept = self.store.catalog.sweep()
-            runs = sweep_checkpoints(self.store.catalog.objects)
-        except EnlightError as error:
-            log.warning("the object store was not swept: %s", error.detail)
-        else:
-            log.info("the object store was swept", extra={"models_cut_short": swept, "runs_abandoned": runs})
+        """Clear the object store of what uploads that were cut short left there, now and again and again."""
+        while True:
+            try:
+                swept = self.store.catalog.sweep()
+                runs = sweep_checkpoints(self.store.catalog.objects)
+            except EnlightError as error:
+                log.warning("the object store was not swept: %s", error.detail)
+            else:
+                told = {"models_cut_short": swept, "runs_abandoned": runs}
+                log.info("the object store was swept", extra=told)
+            if self._draining.wait(_SWEEP_EVERY_S):
+                return
 
     def _load(self) -> None:
         while not self._draining.is_set():
             try:
-                # In the drawing thread, so that torch has one pool of threads.
-                self._engine = self.drawings.run(self._loaded_engine, units=0, stop=self._draining.is_set)
+                self._engine = self._loaded_engine()
+                self.trainings.prepare()
                 return
             except Exception as error:
                 log.exception("the base model could not be loaded")
                 self._not_ready = f"the base model could not be loaded ({type(error).__name__}); see the log"
             self._draining.wait(_LOAD_AGAIN_S)
 
-    def _loaded_engine(self, _stop: object) -> Engine:
+    def _loaded_engine(self) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
         from dreambooth_api.inference.engine import Engine, EngineLimits
         from dreambooth_api.inference.quiet import quieten_libraries

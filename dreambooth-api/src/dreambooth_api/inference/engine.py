@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
 
+import PIL.Image
 import torch
 from enlight_common.errors import InvalidField, WrongBaseModel
-from enlight_common.queue import Canceled, Stop
+from enlight_common.queue import Stop
 
-from dreambooth_api.inference.adapters import Adapters
-from dreambooth_api.inference.loaded import LoadedModels
+from dreambooth_api.inference.denoising.adapters import (
+    SLOTS,
+    AdapterSet,
+    AdapterUse,
+    BatchAdapters,
+    adapter_set,
+)
+from dreambooth_api.inference.denoising.batched import BatchedDrawings
+from dreambooth_api.inference.denoising.denoiser import Counts
+from dreambooth_api.inference.denoising.submission import OnStep, Submission
+from dreambooth_api.inference.denoising.turns import Turns
+from dreambooth_api.inference.lora import AdapterWeights, LayerNames, LoraLayers, read_adapter
+from dreambooth_api.inference.memory import ModelMemory
 from dreambooth_api.inference.picture import Drawn, ModelUse, Picture
-from dreambooth_api.inference.pipelines import FullModels, PipelineSet, arguments
+from dreambooth_api.inference.pipelines import FullModels, PipelineSet
+from dreambooth_api.inference.reference import PlainDrawings, PlainRequest
 from dreambooth_api.inference.request import Drawing, DrawRequest, settle
-from dreambooth_api.inference.schedulers import make_scheduler
-from dreambooth_api.models.artifact import Artifact, Manifest
+from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact, Manifest
 from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base, revision_of
 from dreambooth_api.models.store import ModelStore
 
 log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class EngineLimits:
     """What the engine keeps in memory and draws at once."""
 
-    #: An SD 1.5 adapter of rank 4 is 3 MB, one of SDXL at rank 64 some 700 MB, a whole SD 1.5 in half
-    #: precision 2 GB.
+    #: Half of it for adapters and half for whole fine-tunes: an SD 1.5 adapter of rank 4 is 3 MB, one of SDXL
+    #: at rank 64 some 700 MB, a whole SD 1.5 in half precision 2 GB.
     max_loaded_bytes: int = 4 * 10**9
-    #: Every adapter is some hundred small modules of the pipeline.
-    max_loaded: int = 64
+    #: An adapter of a higher rank is refused.
+    max_rank: int = 128
     max_batch: int = 8
     #: Four pictures of 512×512: what SD 1.5 draws at once in under 8 GB of fp16.
     max_batch_pixels: int = 4 * 512 * 512
@@ -71,7 +78,7 @@ class Prepared:
 
 
 class Engine:
-    """Draws requests one at a time; ``draw`` may be called from any thread and waits for its turn."""
+    """Draws requests, many at once; any thread may call ``draw``, and waits there for its pictures."""
 
     def __init__(
         self,
@@ -85,12 +92,10 @@ class Engine:
         self.device = device
         self.dtype = dtype or _dtype_for(device)
         self.limits = limits or EngineLimits()
+        self.loaded = ModelMemory(self.limits.max_loaded_bytes, device)
         self._store = store
-        self._drawing = threading.Lock()
-        self._base_pipelines: PipelineSet | None = None
-        self.loaded = LoadedModels(self.limits.max_loaded_bytes, self.limits.max_loaded)
-        self._adapters: Adapters | None = None
-        self._full = FullModels(store.cache, self.loaded, device, self.dtype)
+        self._full = FullModels(store.cache, self.loaded.full, device, self.dtype)
+        self._parts: _Parts | None = None
 
     def load(self) -> None:
         """Bring the base model into memory; seconds to minutes."""
@@ -98,13 +103,26 @@ class Engine:
         # Of a base without a pinned revision it is known only now which one this is.
         self.base = replace(self.base, revision=revision_of(pipeline, self.base))
         pipeline.to(self.device)
-        self._base_pipelines = PipelineSet(pipeline)
-        self._adapters = Adapters(pipeline, self._store.cache, self.loaded)
+        if torch.device(self.device).type == "cuda":
+            # Convolutions in half precision are made for it.
+            pipeline.unet.to(memory_format=torch.channels_last)
+            pipeline.vae.to(memory_format=torch.channels_last)
+        self._parts = _Parts(PipelineSet(pipeline), self.limits)
 
     @property
     def ready(self) -> bool:
         """Whether the base model is in memory."""
-        return self._adapters is not None
+        return self._parts is not None
+
+    @property
+    def counts(self) -> Counts:
+        """What was stepped so far, and is being stepped. Fit for any thread."""
+        return Counts() if self._parts is None else self._parts.batched.counts
+
+    def close(self) -> None:
+        """End the engine's threads, once nothing is being drawn any more."""
+        if self._parts is not None:
+            self._parts.batched.close()
 
     def prepare(self, request: DrawRequest) -> Prepared:
         """Have the request's models at hand, fetching those that are not, and decide its settings.
@@ -157,72 +175,108 @@ class Engine:
             raise WrongBaseModel(f"model_id: {reason}", field="model_id")
 
     def draw(
-        self, request: DrawRequest | Prepared, *, stop: Stop = lambda: False, on_step: OnStep | None = None
+        self,
+        request: DrawRequest | Prepared,
+        *,
+        stop: Stop = lambda: False,
+        on_step: OnStep | None = None,
+        deadline_s: float | None = None,
     ) -> Drawn:
         """Draw all pictures of *request*.
 
-        *stop* is asked between steps. *on_step* is told (steps done, steps in all), counted by picture.
+        *stop* is asked between steps. *on_step* is told (steps done, steps in all), counted by picture. Both
+        may be called from another thread, and should be quick: everyone's next step waits for them.
+        *deadline_s* is how many seconds from now all of it may take.
 
         Raises:
             Canceled: *stop* said yes.
+            TimedOut: the deadline passed.
+            BadAdapter: an adapter's file does not fit the base model, or its rank is above the bound.
+            OutOfMemory: a single picture of this size does not fit into the device's memory.
             UnknownModel, WrongBaseModel, InvalidField: as in ``prepare``.
         """
         if isinstance(request, DrawRequest):
             with self.prepare(request) as prepared:
-                return self.draw(prepared, stop=stop, on_step=on_step)
-        prepared = request
-        drawing = prepared.drawing
-        with self._drawing, self._pipelines(prepared) as pipelines:
-            pipeline = pipelines.of(drawing.mode)
-            pictures: list[Picture] = []
-            for seeds in self._batches(drawing):
-                if stop():
-                    raise Canceled
-                watch = _watch(stop, on_step, drawing, done=len(pictures), batch=len(seeds))
-                pipeline.scheduler = make_scheduler(drawing.scheduler, pipelines.scheduler_config)
-                pictures += self._draw_batch(pipeline, drawing, seeds, watch)
-            return Drawn(
-                pictures=tuple(pictures),
-                drawing=drawing,
-                models=prepared.uses,
-                base=prepared.base.name,
-                scheduler=drawing.scheduler or type(pipeline.scheduler).__name__,
-                lora_scale=prepared.lora_scale,
-                truncated_prompt=pipelines.cut_off(drawing.prompt),
-            )
-
-    @contextmanager
-    def _pipelines(self, prepared: Prepared) -> Iterator[PipelineSet]:
-        """The pipelines that draw *prepared*, its adapters switched on while the context lasts."""
-        self.loaded.drop_deleted()
-        if prepared.full:
-            yield self._full.pipelines(prepared.artifacts[0])
-            return
-        if self._adapters is None or self._base_pipelines is None:
+                return self.draw(prepared, stop=stop, on_step=on_step, deadline_s=deadline_s)
+        if self._parts is None:
             raise RuntimeError("the base model is not loaded")
-        chosen = [
-            (artifact, use.weight * prepared.lora_scale)
-            for artifact, use in zip(prepared.artifacts, prepared.uses, strict=True)
-        ]
-        with self._adapters.active(chosen):
-            yield self._base_pipelines
-
-    def _batches(self, drawing: Drawing) -> Iterator[list[int]]:
-        """The pictures' seeds, a batch at a time."""
-        fitting = self.limits.max_batch_pixels // (drawing.width * drawing.height)
-        size = max(1, min(self.limits.max_batch, fitting))
+        drawing = request.drawing
+        whose = Submission(drawing.num_image, stop=stop, on_step=on_step, deadline_s=deadline_s)
         seeds = [drawing.seed + number for number in range(drawing.num_image)]
-        for start in range(0, len(seeds), size):
-            yield seeds[start : start + size]
+        images, own_scheduler = self._images(self._parts, request, seeds, whose)
+        return Drawn(
+            pictures=tuple(Picture(image, seed) for image, seed in zip(images, seeds, strict=True)),
+            drawing=drawing,
+            models=request.uses,
+            base=request.base.name,
+            scheduler=drawing.scheduler or own_scheduler,
+            lora_scale=request.lora_scale,
+            truncated_prompt=whose.truncated_prompt,
+            device_seconds=whose.device_seconds,
+        )
 
-    @staticmethod
-    def _draw_batch(pipeline: Any, drawing: Drawing, seeds: list[int], watch: Any) -> list[Picture]:
-        # On the CPU also for a GPU: its generator gives the same noise on every machine.
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        images = pipeline(
-            **arguments(drawing, len(seeds)), generator=generators, callback_on_step_end=watch
-        ).images
-        return [Picture(image, seed) for image, seed in zip(images, seeds, strict=True)]
+    def _images(
+        self, parts: _Parts, prepared: Prepared, seeds: list[int], whose: Submission
+    ) -> tuple[list[PIL.Image.Image], str]:
+        """The pictures, and the class of the scheduler that the model itself comes with."""
+        drawing = prepared.drawing
+        if prepared.full:
+            return self._of_a_fine_tune(parts, prepared, seeds, whose)
+        adapters = self._adapters_of(parts, prepared)
+        own_scheduler = str(parts.pipelines.scheduler_config["_class_name"])
+        trajectory = parts.batched.trajectory(drawing)
+        if trajectory is not None:
+            return parts.batched.draw(drawing, seeds, trajectory, adapters, whose), own_scheduler
+        conditioning = parts.batched.conditioning(drawing, adapters)
+        request = PlainRequest(drawing, seeds, lambda: parts.pipelines, adapters, conditioning, whose)
+        return parts.plain.draw(request), own_scheduler
+
+    def _of_a_fine_tune(
+        self, parts: _Parts, prepared: Prepared, seeds: list[int], whose: Submission
+    ) -> tuple[list[PIL.Image.Image], str]:
+        own: list[PipelineSet] = []
+
+        def pipelines() -> PipelineSet:
+            own[:] = [self._full.pipelines(prepared.artifacts[0])]
+            return own[0]
+
+        images = parts.plain.draw(PlainRequest(prepared.drawing, seeds, pipelines, None, None, whose))
+        return images, str(own[0].scheduler_config["_class_name"])
+
+    def _adapters_of(self, parts: _Parts, prepared: Prepared) -> AdapterSet:
+        """The request's adapters, from memory or from their files."""
+        return adapter_set(
+            [
+                AdapterUse(
+                    artifact.manifest.key,
+                    self._weights_of(artifact, parts.names),
+                    use.weight * prepared.lora_scale,
+                )
+                for artifact, use in zip(prepared.artifacts, prepared.uses, strict=True)
+            ]
+        )
+
+    def _weights_of(self, artifact: Artifact, names: LayerNames) -> AdapterWeights:
+        def load() -> AdapterWeights:
+            with self._store.cache.hashed(artifact) as right:
+                return read_adapter(
+                    right.folder / LORA_WEIGHTS, names, max_rank=self.limits.max_rank, dtype=self.dtype
+                )
+
+        return self.loaded.adapters.get(artifact.manifest.key, load)
+
+
+class _Parts:
+    """What a loaded base model is drawn with."""
+
+    def __init__(self, pipelines: PipelineSet, limits: EngineLimits) -> None:
+        bounds = {"max_batch": limits.max_batch, "max_batch_pixels": limits.max_batch_pixels}
+        turns = Turns()
+        applied = BatchAdapters(LoraLayers(pipelines.text.unet, slots=SLOTS, units=limits.max_batch))
+        self.pipelines = pipelines
+        self.names = LayerNames.of_pipeline(pipelines.text)
+        self.batched = BatchedDrawings(pipelines, applied, turns, **bounds)
+        self.plain = PlainDrawings(turns, applied, self.batched.decoder, **bounds)
 
 
 def _dtype_for(device: str) -> torch.dtype:
@@ -230,18 +284,3 @@ def _dtype_for(device: str) -> torch.dtype:
     if device == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _watch(stop: Stop, on_step: OnStep | None, drawing: Drawing, *, done: int, batch: int) -> Any:
-    """diffusers' ``callback_on_step_end`` for a batch after *done* pictures: asks *stop*, tells *on_step*."""
-    in_all = drawing.num_image * drawing.steps
-
-    def watch(_pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        # An exception and not diffusers' `_interrupt`, which would still decode the half-drawn pictures.
-        if stop():
-            raise Canceled
-        if on_step is not None:
-            on_step(done * drawing.steps + min(step + 1, drawing.steps) * batch, in_all)
-        return values
-
-    return watch

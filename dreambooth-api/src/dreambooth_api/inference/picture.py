@@ -45,6 +45,8 @@ class Drawn:
     scheduler: str
     lora_scale: float
     truncated_prompt: str | None
+    #: For how long the device drew it; of what it did for several at once, its part.
+    device_seconds: float
 
 
 def settings_of(drawn: Drawn) -> dict[str, Any]:

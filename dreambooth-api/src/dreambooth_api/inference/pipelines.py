@@ -9,6 +9,8 @@ import diffusers
 import PIL.ImageOps
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
+from dreambooth_api.inference.denoising.autoencoder import Autoencoder
+from dreambooth_api.inference.denoising.conditioning import Conditioning
 from dreambooth_api.inference.loaded import LoadedModel, LoadedModels
 from dreambooth_api.inference.request import Drawing, Mode
 from dreambooth_api.models.artifact import Artifact
@@ -24,12 +26,14 @@ class PipelineSet:
     """One model's text, image and inpaint pipelines, sharing all their weights."""
 
     text: Any
+    autoencoder: Autoencoder = field(init=False)
     #: The model's own scheduler configuration; each drawing makes a fresh scheduler from it.
     scheduler_config: Any = field(init=False)
     _others: dict[Mode, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.text.set_progress_bar_config(disable=True)
+        self.autoencoder = Autoencoder(self.text)
         self.scheduler_config = self.text.scheduler.config
 
     def of(self, mode: Mode) -> Any:
@@ -61,30 +65,46 @@ class PipelineSet:
         return prompt[begins_at:].strip()
 
 
-def arguments(drawing: Drawing, pictures: int) -> dict[str, Any]:
+def arguments(drawing: Drawing, pictures: int, conditioning: Conditioning | None = None) -> dict[str, Any]:
     """Keyword arguments that draw *pictures* pictures of *drawing* in one batch.
+
+    With *conditioning* the pipeline's own text encoders are not used.
 
     Each picture gets its own prompt and image in the batch, not ``num_images_per_prompt``: diffusers then
     takes every random number of picture *i*, the encoded image's included, from generator *i*, so that a
     picture does not depend on its place in the batch.
     """
     common: dict[str, Any] = {
-        "prompt": [drawing.prompt] * pictures,
-        "negative_prompt": [drawing.negative_prompt] * pictures,
+        **_texts(drawing, pictures, conditioning),
         "num_inference_steps": drawing.steps,
         "guidance_scale": drawing.guidance_scale,
     }
     size = (drawing.width, drawing.height)
     if drawing.image is None:
         return common | {"width": size[0], "height": size[1]}
-    common |= {"image": [_fitted(drawing.image, size)] * pictures, "strength": drawing.strength}
+    common |= {"image": [fitted(drawing.image, size)] * pictures, "strength": drawing.strength}
     if drawing.mask is not None:
-        mask = _fitted(drawing.mask.convert("L"), size)
+        mask = fitted(drawing.mask.convert("L"), size)
         common |= {"mask_image": [mask] * pictures, "width": size[0], "height": size[1]}
     return common
 
 
-def _fitted(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+def _texts(drawing: Drawing, pictures: int, conditioning: Conditioning | None) -> dict[str, Any]:
+    if conditioning is None:
+        return {
+            "prompt": [drawing.prompt] * pictures,
+            "negative_prompt": [drawing.negative_prompt] * pictures,
+        }
+    given: dict[str, Any] = {}
+    for prefix, text in (("", conditioning.prompt), ("negative_", conditioning.negative)):
+        if text is not None:
+            given[f"{prefix}prompt_embeds"] = text.embeddings.expand(pictures, -1, -1)
+            if text.pooled is not None:
+                given[f"{prefix}pooled_prompt_embeds"] = text.pooled.expand(pictures, -1)
+    return given
+
+
+def fitted(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
     """Scaled to cover *size* and cropped around the centre, so that nothing is squeezed."""
     return PIL.ImageOps.fit(image, size)
 

@@ -20,19 +20,25 @@ _EXTENSION = "dreambooth-api"
 _DEFAULT_TENANT = "default"
 #: Only one training runs at a time; reading the photos of many others at once would only fill the memory.
 _UPLOADS = 4
+#: Each reads the object store, for as long as that takes.
+_LISTINGS = 4
+#: One training runs at a time, so there is little to end.
+_ENDINGS = 2
 
 
 @dataclass
 class Context:
-    """The service and its bounded places, which are half of the threads together.
+    """The service and its bounded places, which are half of the threads together with its drawings'.
 
-    Pictures and waits (event streams, synchronous trainings) each have their own quarter, so that
+    Drawings and waits (event streams, synchronous trainings) each have their own quarter, so that
     neither keeps the other out.
     """
 
     service: Service
-    pictures: LongLived = field(init=False)
     waits: LongLived = field(init=False)
+    #: Apart from the half: each is over in seconds or minutes, and a run must end however many follow it.
+    listings: LongLived = field(init=False)
+    endings: LongLived = field(init=False)
     uploads: LongLived = field(init=False)
     abandonable: AbandonedRuns = field(init=False)
     #: Held while a training's photos are decoded, which takes up to a gigabyte.
@@ -40,9 +46,10 @@ class Context:
 
     def __post_init__(self) -> None:
         quarter = self.service.settings.threads // 4
-        self.pictures = LongLived(quarter)
         self.uploads = LongLived(min(_UPLOADS, quarter // 2))
         self.waits = LongLived(quarter - self.uploads.limit)
+        self.listings = LongLived(min(_LISTINGS, quarter // 2))
+        self.endings = LongLived(min(_ENDINGS, quarter // 2))
         self.abandonable = AbandonedRuns(self._give_up)
 
     def _give_up(self, run_id: str) -> None:

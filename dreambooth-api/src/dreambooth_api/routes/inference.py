@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import logging
-import time
-from collections.abc import Callable
 
 from enlight_common.errors import ClientLeft, ShuttingDown
 from enlight_common.images import encode_image
 from enlight_common.queue import Canceled
-from enlight_common.web import documented, parse_body
+from enlight_common.web import documented, parse_body, preferred_wait
 from flask import Blueprint, Response, jsonify
 
 from dreambooth_api.inference.picture import Drawn, description, settings_of
 from dreambooth_api.routes.context import context, tenant, watch_work
 from dreambooth_api.schemas.inference import InferenceAnswer, InferenceBody, UsedModel
 
-log = logging.getLogger(__name__)
 blueprint = Blueprint("inference", __name__)
 
 
@@ -26,37 +22,30 @@ blueprint = Blueprint("inference", __name__)
 def draw() -> Response:
     """Draws `num_image` pictures with the base model or with trained ones, and answers when they are done.
 
-    Picture *i* is drawn from `seed` + *i*; the same request with the same seed gives the same pictures.
+    Picture *i* is drawn from `seed` + *i*; the same request with the same seed gives the same pictures,
+    whoever else draws at the same time. With `Prefer: wait=N` it is given up after N seconds: 504.
     """
-    here = context()
-    service = here.service
+    service = context().service
     service.check_open()
     whose = tenant()
     # Before the body is read: what waits here for its turn holds a thread and its images in memory.
-    with here.pictures.enter("drawing"):
+    with service.drawings.enter() as place:
         request = parse_body(InferenceBody)
         engine = service.engine
         try:
             with engine.prepare(request.draw_request(whose)) as prepared:
-                drawn, seconds = service.drawings.run(
-                    lambda stop: _timed(lambda: engine.draw(prepared, stop=stop)),
-                    units=prepared.drawing.num_image,
-                    stop=watch_work(),
+                place.expect(prepared.drawing.num_image)
+                drawn = engine.draw(
+                    prepared, stop=watch_work(), on_step=place.stepped, deadline_s=preferred_wait()
                 )
         except Canceled:
             if service.stopping:
                 raise ShuttingDown("the service is shutting down, the pictures were not finished") from None
             raise ClientLeft("the client closed its connection") from None
-        return jsonify(_answer(drawn, seconds, request.format).model_dump())
+        return jsonify(_answer(drawn, request.format).model_dump())
 
 
-def _timed(draw: Callable[[], Drawn]) -> tuple[Drawn, float]:
-    """What was drawn, and the seconds that it took."""
-    started = time.monotonic()
-    return draw(), time.monotonic() - started
-
-
-def _answer(drawn: Drawn, seconds: float, picture_format: str) -> InferenceAnswer:
+def _answer(drawn: Drawn, picture_format: str) -> InferenceAnswer:
     images = []
     for picture in drawn.pictures:
         text = description(drawn, picture)
@@ -72,6 +61,6 @@ def _answer(drawn: Drawn, seconds: float, picture_format: str) -> InferenceAnswe
         models=[UsedModel(**vars(use)) for use in uses],
         base=drawn.base,
         truncated_prompt=drawn.truncated_prompt,
-        seconds=round(seconds, 3),
+        seconds=round(drawn.device_seconds, 3),
         settings=settings_of(drawn),
     )

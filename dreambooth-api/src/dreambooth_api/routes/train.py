@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from enlight_common.errors import (
     NotFound,
     StorageFull,
     TrainingFailed,
+    UnknownModel,
 )
+from enlight_common.ids import check_id
 from enlight_common.web import (
     Event,
     client_gone,
@@ -28,12 +31,15 @@ from enlight_common.web import (
 from flask import Blueprint, Response, jsonify, request, send_file, url_for
 from pydantic import TypeAdapter, ValidationError
 
+from dreambooth_api.models.artifact import ModelKey
 from dreambooth_api.routes.context import Context, context, tenant, watch_work
+from dreambooth_api.routes.models import delete as delete_model
 from dreambooth_api.schemas.training import (
     LONGEST_LEASE_S,
     SHORTEST_LEASE_S,
     LeaseBody,
     LeaseSeconds,
+    SettlementBody,
     TrainAnswer,
     TrainBody,
     TrainRequest,
@@ -45,6 +51,8 @@ blueprint = Blueprint("train", __name__)
 
 #: Seconds for which the caller answers for the run: it ends, resumable, unless the lease is renewed.
 LEASE_HEADER = "X-Enlight-Lease"
+#: The job that a worker has claimed the run for.
+JOB_HEADER = "X-Enlight-Job"
 #: Another's photos are decoded in a few seconds; who waits longer than this is told to come again.
 _DECODING_S = 20.0
 _LONGEST_RETRY_S = 600.0
@@ -61,7 +69,8 @@ def train() -> tuple[Response, int] | Response:
     `Retry-After` while another does. The same request again joins the run it started, or goes on with
     one that was cut short. A synchronous training whose clients have all left is stopped at a checkpoint.
     With `X-Enlight-Lease: N` and `respond-async` it is stopped at a checkpoint, too, when its lease was not
-    renewed for N seconds; any instance with the same model store goes on from there.
+    renewed for N seconds; any instance with the same model store goes on from there. With `X-Enlight-Job`
+    beside that, its end is kept for the same job to be asked for again, until it is settled.
     """
     here = context()
     here.service.check_open()
@@ -80,13 +89,16 @@ class _Caller:
     tenant: str
     keep: bool
     lease_s: float | None
+    job: str | None
 
     @classmethod
     def of_request(cls) -> _Caller:
         """Raises Forbidden, InvalidField, InvalidRequest."""
-        caller = cls(tenant(), prefers_async(), _lease())
+        caller = cls(tenant(), prefers_async(), _lease(), _job())
         if caller.lease_s is not None and not caller.keep:
             raise InvalidRequest(f"{LEASE_HEADER} goes with Prefer: respond-async")
+        if caller.job is not None and caller.lease_s is None:
+            raise InvalidRequest(f"{JOB_HEADER} goes with {LEASE_HEADER}")
         return caller
 
 
@@ -99,6 +111,11 @@ def _lease() -> float | None:
     except ValidationError:
         reason = f"must be {SHORTEST_LEASE_S} to {LONGEST_LEASE_S} seconds"
         raise InvalidField(LEASE_HEADER, reason) from None
+
+
+def _job() -> str | None:
+    named = request.headers.get(JOB_HEADER)
+    return None if named is None else check_id(named, JOB_HEADER)
 
 
 def _read_and_start(here: Context, caller: _Caller) -> str:
@@ -130,7 +147,14 @@ def _start(here: Context, caller: _Caller, body: TrainRequest, options: Training
         photos = body.photos()
 
         def start() -> str:
-            run = trainings.start(caller.tenant, body.OUTPUT_DIR, options, photos, lease_s=caller.lease_s)
+            run = trainings.start(
+                caller.tenant,
+                body.OUTPUT_DIR,
+                options,
+                photos,
+                lease_s=caller.lease_s,
+                claimed_job=caller.job,
+            )
             here.service.run_counts.begin(run.run_id)
             return run.run_id
 
@@ -254,9 +278,29 @@ def cancel_run(run_id: str) -> Response:
     kept = request.args.get("keep", "false")
     if kept not in ("true", "false"):
         raise InvalidField("keep", "must be true or false")
-    # It waits until the child is gone: half a minute at worst, so it takes a place.
-    with here.waits.enter("cancellation"):
+    # It waits until the child is gone: seconds, or close to three minutes where that writes a checkpoint and
+    # must be killed then. The places are not those of event streams: a run can be ended while many follow it.
+    with here.endings.enter("cancellation"):
         state = here.service.trainings.cancel(run_id, "stopped" if kept == "true" else "canceled")
+    return jsonify(state.model_dump())
+
+
+@blueprint.post("/train/<run_id>/settlement")
+@documented("Settle a training", body=SettlementBody, answers={200: RunState}, tags=["training"])
+def settle_run(run_id: str) -> Response:
+    """For a training with `X-Enlight-Job`: what was kept of it can go, as its end was told. With `undo` its
+    model is deleted, too, unless the same job was answered with it since. 409 while it goes on.
+    """
+    here = context()
+    _run(run_id)
+    undo = parse_body(SettlementBody).undo
+
+    def delete(key: ModelKey) -> None:
+        with contextlib.suppress(UnknownModel):
+            delete_model(here.service, f"{key.model_id}@{key.version}", key.tenant)
+
+    with here.endings.enter("settlement"):
+        state = here.service.trainings.settle(run_id, delete if undo else None)
     return jsonify(state.model_dump())
 
 

@@ -30,6 +30,13 @@ class StoredModel(BaseModel):
     loaded_bytes: int
 
 
+class BaseModelAnswer(BaseModel):
+    """The base model that this instance draws with and trains on; `revision` where it has one."""
+
+    name: str
+    revision: str | None
+
+
 class ModelList(BaseModel):
     """The base model that this instance draws with, all trained models of the store, and what this machine's
     cache takes and may take of the disk.

@@ -170,6 +170,14 @@ class LeaseBody(BaseModel):
     seconds: LeaseSeconds
 
 
+class SettlementBody(BaseModel):
+    """What became of a training's model: it is somebody's, or with `undo` nobody's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    undo: bool = Field(False, strict=True, description="Delete the model")
+
+
 class TrainAnswer(BaseModel):
     """The model is stored."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from enlight_common.errors import EnlightError, StorageFull, StoreUnavailable, TimedOut
 
+from dreambooth_api.training.answer import Answer
 from dreambooth_api.training.checkpoint_store import CheckpointStore
 from dreambooth_api.training.lease import Lease
 from dreambooth_api.training.messages import (
@@ -45,7 +46,8 @@ _REAP_S = 30.0  # for a killed process to be gone, and for a model that was just
 class Attendant:
     """One run that is going on. `changed` is notified of each new state, `on_end` called with the last
     one. A run with a lease saves itself and ends when that lapses. `checkpoints` are those that are to be
-    forgotten when nobody needs them any more.
+    forgotten when nobody needs them any more. When a run for `claimed_job` has succeeded, they and its
+    workspace stay until `Trainings.settle`.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Attendant:
         on_end: Callable[[RunState], None],
         checkpoints: CheckpointStore | None = None,
         lease_s: float | None = None,
+        claimed_job: str | None = None,
     ) -> None:
         self.state, self.job = state, job
+        self._claimed_job = claimed_job
         self._workspace, self._process = workspace, process
         self._store, self._files, self._changed, self._on_end = store, files, changed, on_end
         self._checkpoints = checkpoints
@@ -213,9 +217,10 @@ class Attendant:
             # The file first, then the workspace: after a crash between the two the run is known to have
             # ended.
             self._write(state)
-            if state.status in ("succeeded", "canceled"):
+            answer_kept = state.status == "succeeded" and self._keep_answer(state)
+            if state.status in ("succeeded", "canceled") and not answer_kept:
                 self._forget_checkpoints()
-            if state.status == "succeeded":
+            if state.status == "succeeded" and not answer_kept:
                 self._workspace.remove()
         finally:
             if self._lease is not None:
@@ -226,6 +231,16 @@ class Attendant:
                 self._on_end(state)
                 self._changed.notify_all()
             self._ended.set()
+
+    def _keep_answer(self, state: RunState) -> bool:
+        if self._claimed_job is None:
+            return False
+        try:
+            Answer(job=self._claimed_job, state=state).keep(self._workspace)
+        except (OSError, EnlightError):
+            _log.exception("a run's end was not kept for its job", extra={"run_id": state.run_id})
+            return False
+        return True
 
     def _forget_checkpoints(self) -> None:
         if self._checkpoints is None:

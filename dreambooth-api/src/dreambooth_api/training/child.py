@@ -1,7 +1,8 @@
-"""The trainer's process: `python -m dreambooth_api.training.child <work folder>`.
+"""The trainer's process: `python -m dreambooth_api.training.child`, with a socket for its standard input.
 
-Messages go out as JSON lines on what was standard output; `stop` comes in on standard input. When that
-closes, the service is gone and so is this process, whatever it is doing.
+`orders` come in on that, the job first; messages go out as JSON lines on what was standard output. It
+imports what a training needs without waiting for the job, so that it can be started long before. When the
+socket ends, the service is gone and so is this process, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import BinaryIO
 from enlight_common.errors import EnlightError, StorageFull, UnsupportedBaseModel
 
 from dreambooth_api.training.messages import Failed, Message, Outcome, Preparing, Stopped, to_json
+from dreambooth_api.training.orders import Begin, Pictures, Received, Stop, receive
+from dreambooth_api.training.turns import Turns
 from dreambooth_api.training.workspace import Workspace
 
-STOP = b"stop\n"
 _ORPHANED = 3  # exit status
 _MAX_DETAIL = 500  # characters
 
@@ -40,38 +43,66 @@ class Channel:
 
 
 class Control:
-    """Listens on standard input. Before the first step there is nothing to save, and a stop means at once."""
+    """Listens to the service. Before the first step there is nothing to save, and a stop means at once."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._asked = threading.Event()
-        self._stepping = False
+    def __init__(self, service: socket.socket, channel: Channel) -> None:
+        self._service, self._channel = service, channel
+        self._begun = threading.Event()
+        self._begin: Begin | None = None
+        self._turns = Turns("training-first")
         self._lock = threading.Lock()
+        self._stepping = False
+        self._asked = False
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
+    def await_job(self) -> Workspace:
+        """The workspace of the job to do."""
+        self._begun.wait()
+        assert self._begin is not None
+        return Workspace(Path(self._begin.folder))
+
     def stopping(self) -> bool:
+        """Between steps: whether to stop, after waiting for the next step's turn."""
         with self._lock:
             self._stepping = True
-        return self._asked.is_set()
+        self._turns.await_step()
+        return self._asked
 
     def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            if line != STOP:
-                continue
-            self._asked.set()
-            with self._lock:
-                if not self._stepping:
-                    self._channel.send(Stopped(0))
-                    os._exit(0)
+        while (received := receive(self._service)) is not None:
+            match received.order:
+                case Begin():
+                    self._take_job(received, received.order)
+                case Pictures(waiting):
+                    self._turns.pictures(waiting)
+                case Stop():
+                    self._stop()
         os._exit(_ORPHANED)
+
+    def _take_job(self, received: Received, begin: Begin) -> None:
+        # The workspace's lock is held for as long as this process has the first file open.
+        _lock, log = received.descriptors
+        for number in (1, 2):
+            os.dup2(log, number)
+        os.close(log)
+        self._channel.send(Preparing("starting"))
+        self._begin, self._turns = begin, Turns(begin.policy)
+        self._begun.set()
+
+    def _stop(self) -> None:
+        self._asked = True
+        self._turns.leave()
+        with self._lock:
+            if not self._stepping:
+                self._channel.send(Stopped(0))
+                os._exit(0)
 
 
 def main() -> None:
     channel = Channel()
-    control = Control(channel)
+    control = Control(socket.socket(fileno=0), channel)
     _give_way()
-    channel.send(Preparing("starting"))
-    outcome = _run(Workspace(Path(sys.argv[1])), channel, control)
+    outcome = _run(channel, control)
     with contextlib.suppress(BrokenPipeError):
         channel.send(outcome)
     # Without Python's and CUDA's tidying up, which can hang, and has nothing to tidy.
@@ -79,13 +110,17 @@ def main() -> None:
     os._exit(0 if not isinstance(outcome, Failed) else 1)
 
 
-def _run(workspace: Workspace, channel: Channel, control: Control) -> Outcome:
+def _run(channel: Channel, control: Control) -> Outcome:
     try:
         import torch
 
+        from dreambooth_api.training import warm
         from dreambooth_api.training.loop import Diverged, train
+
+        warm.up()
     except MemoryError:
         return Failed("out-of-memory", "there was not enough memory to start the training")
+    workspace = control.await_job()
     try:
         return train(workspace, channel.send, control.stopping)
     except Diverged as error:

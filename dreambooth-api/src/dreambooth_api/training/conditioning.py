@@ -22,8 +22,19 @@ class Conditioning:
     pooled: Tensor | None = None
 
     def rows(self, indices: Tensor) -> Conditioning:
-        pooled = None if self.pooled is None else self.pooled[indices]
-        return Conditioning(self.embeddings[indices], pooled)
+        """A row for each index; where all are the same, that one row expanded, for who can use it once.
+
+        `indices` are on the CPU.
+        """
+        embeddings, pooled = self.embeddings, self.pooled
+        if bool((indices == indices[0]).all()):
+            only, count = int(indices[0]), len(indices)
+            return Conditioning(
+                embeddings[only : only + 1].expand(count, -1, -1),
+                None if pooled is None else pooled[only : only + 1].expand(count, -1),
+            )
+        indices = indices.to(embeddings.device)
+        return Conditioning(embeddings[indices], None if pooled is None else pooled[indices])
 
 
 @dataclass(frozen=True)

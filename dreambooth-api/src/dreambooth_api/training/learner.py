@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dreambooth_api.models.artifact import LORA_WEIGHTS
+from dreambooth_api.training import attention
+from dreambooth_api.training.lora_products import LoraLinear
+from dreambooth_api.training.merged_weights import MergedWeights
 from dreambooth_api.training.options import TrainingOptions
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -69,16 +72,22 @@ class Learner:
                     _checkpoint_gradients(module)
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
+        if options.method == "lora":
+            attention.install(pipeline.unet)
+            for module in self.modules.values():
+                MergedWeights(module)
 
     def _lora(self, name: str) -> LoraConfig:
         options = self.options
         targets = _UNET_TARGETS[options.lora_targets] if name == "unet" else _TEXT_TARGETS
-        return LoraConfig(
+        config = LoraConfig(
             r=options.rank,
             lora_alpha=options.alpha or options.rank,
             init_lora_weights="gaussian",
             target_modules=targets,
         )
+        config._register_custom_module({torch.nn.Linear: LoraLinear})
+        return config
 
     def parameters(self) -> dict[str, Parameter]:
         """What is trained, by `<part>.<name>`."""

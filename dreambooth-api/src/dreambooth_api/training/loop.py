@@ -30,7 +30,8 @@ def train(
 ) -> Finished | Stopped:
     """Run the workspace's job to its end, going on from its newest checkpoint where there is one.
 
-    `report` hears of every step. When `stopping` says so, a checkpoint is written after the present step.
+    `report` hears of every step. Between steps `stopping` is asked, which may take its time, to let others
+    have the device; when it says so, a checkpoint is written and the run ends.
     Raises Diverged, UnsupportedBaseModel, OSError, and torch's errors for want of memory.
     """
     if (before := workspace.finished()) is not None:
@@ -57,19 +58,20 @@ def train(
         for group in setup.optimizer.param_groups:
             group["lr"] = rate
 
-        loss = 0.0
+        losses = torch.zeros((), device=setup.device)
         for _ in range(options.gradient_accumulation_steps):
             batch = setup.material.next(setup.randomness)
             with accelerator.autocast():
                 errors = setup.objective(unet, batch.latents, batch.embeddings, batch.added, setup.randomness)
                 share = (errors * batch.weights).sum() / options.gradient_accumulation_steps
             accelerator.backward(share)
-            loss += share.item()
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss became {loss} in step {step + 1}; a lower learning rate may help")
+            losses += share.detach()
         accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
         setup.stepper.step()
         setup.stepper.zero_grad()
+        loss = losses.item()  # the one moment of a step that waits for a GPU, when all of it is under way
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} in step {step + 1}; a lower learning rate may help")
 
         done, taken = step + 1, time.monotonic() - started
         smooth = loss if step == 0 else _SMOOTHING * position.loss + (1 - _SMOOTHING) * loss

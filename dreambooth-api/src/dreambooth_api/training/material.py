@@ -88,8 +88,9 @@ class Material:
     def _condition(self, indices: Tensor) -> Conditioning:
         rows = self._caption[indices]
         if self._embedded is not None:
-            return self._embedded.rows(rows.to(self._device))
-        return encode(self._encoders, self._tokens.rows(rows), self._device)
+            return self._embedded.rows(rows)
+        distinct, place = rows.unique(return_inverse=True)
+        return encode(self._encoders, self._tokens.rows(distinct), self._device).rows(place)
 
     def state(self) -> dict[str, Tensor]:
         return {"photos": self._photos.state(), "classes": self._classes.state()}

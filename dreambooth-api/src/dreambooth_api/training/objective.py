@@ -25,6 +25,7 @@ class DenoisingLoss:
         self._levels = int(self._scheduler.config["num_train_timesteps"])
         self._velocity = self._scheduler.config["prediction_type"] == "v_prediction"
         self._device = device
+        self._dtype = pipeline.unet.dtype  # asked once: diffusers looks through all modules for it
         kept = self._scheduler.alphas_cumprod
         self._weights = _min_snr(kept / (1 - kept), snr_gamma, velocity=self._velocity)
 
@@ -42,9 +43,9 @@ class DenoisingLoss:
         noisy = self._scheduler.add_noise(latents, noise, levels)
         target = self._scheduler.get_velocity(latents, noise, levels) if self._velocity else noise
         predicted = unet(
-            noisy.to(self._device, unet.dtype),
+            noisy.to(self._device, self._dtype),
             levels.to(self._device),
-            encoder_hidden_states=embeddings.to(unet.dtype),
+            encoder_hidden_states=embeddings.to(self._dtype),
             added_cond_kwargs=added,
         ).sample
         error = (predicted.float() - target.to(self._device)).square().mean(dim=(1, 2, 3))

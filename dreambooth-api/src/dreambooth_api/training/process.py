@@ -1,4 +1,4 @@
-"""The service's handle on a trainer's process: start it, listen to it, stop it, leave nothing of it."""
+"""The service's handle on a trainer's process: start it, give it a job, listen to it, leave nothing of it."""
 
 from __future__ import annotations
 
@@ -13,39 +13,49 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from dreambooth_api import openmp
+from dreambooth_api.training import orders
 from dreambooth_api.training.messages import MAX_LINE_BYTES, Failed, Message, NotAMessage, Outcome, from_json
+from dreambooth_api.training.orders import Begin, Order, Pictures, SharingPolicy, Stop
 from dreambooth_api.training.workspace import Workspace
 
-_STOP = b"stop\n"
 _SILENCE_S = 3600.0  # a step takes minutes at most; the download of a base model may take longer
 _STALLED = "the training process was silent for an hour, and was killed"
 _LEAVE_S = 10.0  # after its last word the child has this long to end
 
 
 class TrainerProcess:
-    """A child in a session of its own, which ends when this process does: its standard input closes then."""
+    """A child in a session of its own, which ends when this process does: the socket to it closes then.
 
-    def __init__(self, workspace: Workspace, environment: Mapping[str, str]) -> None:
-        assert workspace.lock is not None
-        with workspace.log.open("wb") as log:
+    It gets ready for a job, and waits for `begin`.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Raises OSError."""
+        self.environment = dict(environment)
+        self._orders, theirs = orders.socket_pair()
+        with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dreambooth_api.training.child", str(workspace.folder)],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-m", "dreambooth_api.training.child"],
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
-                stderr=log,
                 start_new_session=True,
-                # The child keeps the workspace locked should this process die before it.
-                pass_fds=(workspace.lock.descriptor,),
-                env={**openmp.WAITING, **os.environ, **environment},
+                env=self.environment,
             )
         self._gone = threading.Event()
         self._stalled = False
-        self._killing = threading.Lock()
+        self._ending = threading.Lock()
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def begin(self, workspace: Workspace, policy: SharingPolicy) -> None:
+        """Have it do the workspace's job. Raises OSError when it is not there any more."""
+        assert workspace.lock is not None
+        with workspace.log.open("wb") as log:
+            # The child keeps the workspace locked should this process die before it.
+            files = (workspace.lock.descriptor, log.fileno())
+            orders.send(self._orders, Begin(str(workspace.folder), policy), files)
 
     def messages(self) -> Iterator[Message]:
         """What the child tells until it is gone, an outcome last: if it died without one, a Failed that says
@@ -55,11 +65,11 @@ class TrainerProcess:
             with contextlib.suppress(NotAMessage):
                 message = from_json(line)
                 if isinstance(message, Outcome):
-                    self._reap()
+                    self._reap(_LEAVE_S)
                     yield message
                     return  # what may follow is only its end
                 yield message
-        status = self._reap()
+        status = self._reap(_LEAVE_S)
         yield Failed("killed", _STALLED if self._stalled else _cause_of_death(status))
 
     def _lines(self) -> Iterator[bytes]:
@@ -82,25 +92,34 @@ class TrainerProcess:
 
     def ask_to_stop(self) -> None:
         """Have it save a checkpoint after its present step, and leave."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(_STOP)
-            self._process.stdin.flush()
+        self._tell(Stop())
+
+    def pictures_waiting(self, waiting: bool) -> None:
+        """Let it know whether pictures are wanted of its device."""
+        self._tell(Pictures(waiting))
+
+    def _tell(self, order: Order) -> None:
+        with contextlib.suppress(OSError):  # it is gone, or hangs and will be killed
+            orders.send(self._orders, order)
 
     def kill(self) -> None:
         """End it, and whatever it started, at once. Harmless when it has ended."""
-        with self._killing, contextlib.suppress(ProcessLookupError):
+        with self._ending, contextlib.suppress(ProcessLookupError):
             if not self._gone.is_set():  # until it is reaped, its number belongs to nobody else
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _reap(self) -> int:
-        _await_end(self._process.pid, _LEAVE_S)
-        with self._killing:
+    def discard(self) -> None:
+        """End one that nobody listens to, and wait until it is gone."""
+        self._reap(0.0)
+
+    def _reap(self, leave_s: float) -> int:
+        _await_end(self._process.pid, leave_s)
+        with self._ending:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # it, if it hangs, and anything it left behind
             self._gone.set()
             status = self._process.wait()
-        _close(self._process.stdin)
+        self._orders.close()
         _close(self._process.stdout)
         return status
 

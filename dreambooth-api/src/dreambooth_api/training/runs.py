@@ -14,6 +14,7 @@ from pathlib import Path
 from enlight_common.errors import (
     Busy,
     Conflict,
+    EnlightError,
     InvalidField,
     ShuttingDown,
     StorageFull,
@@ -23,16 +24,19 @@ from enlight_common.files import free_bytes
 from enlight_common.ids import check_id
 from PIL import Image
 
-from dreambooth_api.models.artifact import now
+from dreambooth_api.models.artifact import ModelKey, now
 from dreambooth_api.models.bases import resolve_base
+from dreambooth_api.training.answer import Answer
 from dreambooth_api.training.attendant import Attendant
 from dreambooth_api.training.checkpoint_store import SharedCheckpoints
+from dreambooth_api.training.device_sharing import DeviceSharing
 from dreambooth_api.training.leftovers import Leftovers
 from dreambooth_api.training.options import TrainingOptions
+from dreambooth_api.training.orders import SharingPolicy
 from dreambooth_api.training.photos import check_count
-from dreambooth_api.training.process import TrainerProcess
 from dreambooth_api.training.publication import Publisher, was_published
 from dreambooth_api.training.run_state import INSTANCE, Ending, RunFiles, RunState, new_run_id
+from dreambooth_api.training.spare import SpareWanted, Trainers
 from dreambooth_api.training.workspace import CheckpointPlace, Job, Workspace, prepare_job, prune
 
 _log = logging.getLogger(__name__)
@@ -47,7 +51,8 @@ class Trainings:
     `folder` is shared by the instances and holds `runs/`, `training/` and `class-images/`; `device` is
     "cpu" or "cuda:N"; `threads` bounds the child's CPU threads. The newest `keep_runs` state files are kept,
     and `keep_unfinished` workspaces, fewer where those take more than `keep_unfinished_bytes`. Without
-    `checkpoints` they are on this machine's disk alone.
+    `checkpoints` they are on this machine's disk alone. `spare` says whether between runs, from `prepare` on,
+    a process is ready for the next one; `policy` says who has the device while `sharing` knows of pictures.
     """
 
     def __init__(
@@ -63,13 +68,17 @@ class Trainings:
         keep_unfinished_bytes: int = 64_000_000_000,
         cancel_grace_s: float = 10.0,
         checkpoints: SharedCheckpoints | None = None,
+        spare: SpareWanted = "off",
+        policy: SharingPolicy = "interactive-first",
     ) -> None:
         if not INSTANCE.fullmatch(instance):
             raise InvalidField("INSTANCE_NAME", "must be a small letter and up to 15 more or digits")
         self._folder, self._store, self._instance, self._device = folder.resolve(), store, instance, device
         self._keep_runs, self._cancel_grace_s = keep_runs, cancel_grace_s
         self._keep_unfinished, self._keep_unfinished_bytes = keep_unfinished, keep_unfinished_bytes
-        self._environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        self._trainers = Trainers({} if threads is None else {"OMP_NUM_THREADS": str(threads)}, spare)
+        self._policy = policy
+        self.sharing = DeviceSharing()
         self._checkpoints = checkpoints
         self._work = self._folder / "training"
         self._files = RunFiles(self._folder / "runs")
@@ -80,6 +89,12 @@ class Trainings:
         self._ended: OrderedDict[str, RunState] = OrderedDict()
         self._closed = False
         self._leftovers.end_all_of(instance)
+
+    def prepare(self) -> None:
+        """Start the spare process, where there is to be one. When the machine has nothing better to do: it
+        imports for seconds.
+        """
+        self._trainers.keep_spare()
 
     @property
     def active(self) -> RunState | None:
@@ -150,9 +165,13 @@ class Trainings:
         photos: Sequence[Image.Image],
         *,
         lease_s: float | None = None,
+        claimed_job: str | None = None,
     ) -> RunState:
         """Start the run, go on with it where an equal request was cut short, or join an equal one running
         here.
+
+        With `claimed_job`, the id of the job that this is for, its end is kept until `settle`: the same job
+        again is answered with it, as a run of its own that has succeeded.
 
         With `lease_s` the run saves itself and ends unless `renew_lease` is called within so many seconds,
         again and again. Without, it goes on, also when one with a lease is joined.
@@ -181,13 +200,18 @@ class Trainings:
                 if active.job.identity == job.identity and active.join(lease_s):
                     return active.state
                 raise Busy("this instance is training already", retry_after=_retry_after(active.state))
-            return self._begin(job, squares, lease_s)
+            return self._begin(job, squares, lease_s, claimed_job)
 
-    def _begin(self, job: Job, photos: Sequence[Image.Image], lease_s: float | None) -> RunState:
+    def _begin(
+        self, job: Job, photos: Sequence[Image.Image], lease_s: float | None, claimed_job: str | None
+    ) -> RunState:
         self._files.prune(self._instance, self._keep_runs)
         workspace = Workspace.claim(self._work, job.identity)
         try:
             if was_published(self._store, workspace, job.tenant, job.model_id) is not None:
+                again = self._answer_again(workspace, claimed_job)
+                if again is not None:
+                    return again
                 # Its owner died between publishing and tidying up; this is a request for a new version.
                 workspace.remove()
                 workspace = Workspace.claim(self._work, job.identity)
@@ -202,13 +226,14 @@ class Trainings:
             workspace.write_job(job, photos)
             self._files.write(state)
             try:
-                process = TrainerProcess(workspace, self._environment)
+                process = self._trainers.begin(workspace, self._policy)
             except OSError as error:
                 self._files.write(state.failed("the training process did not start", "crash"))
                 raise StorageFull("there is no memory or room left for a training process") from error
         except BaseException:
             workspace.release()
             raise
+        self.sharing.attach(process)
         with self._changed:
             self._active = Attendant(
                 state,
@@ -222,8 +247,57 @@ class Trainings:
                 # Also where it puts none there: an earlier run of the same request may have.
                 checkpoints=None if shared is None else shared.of(job.tenant, job.identity),
                 lease_s=lease_s,
+                claimed_job=claimed_job,
             )
         return state
+
+    def _answer_again(self, workspace: Workspace, claimed_job: str | None) -> RunState | None:
+        """The end that this very job came to before, under a run id of its own, which has the model now."""
+        answer = Answer.in_workspace(workspace)
+        if answer is None or answer.job != claimed_job:
+            return None
+        its_own = {"run_id": new_run_id(self._instance), "instance": self._instance}
+        answer = answer.model_copy(update={"state": answer.state.model_copy(update=its_own)})
+        self._files.write(answer.state)
+        answer.keep(workspace)
+        workspace.release()
+        with self._changed:
+            self._remember(answer.state)
+        return answer.state
+
+    def settle(self, run_id: str, undo: Callable[[ModelKey], None] | None = None) -> RunState:
+        """Forget what was kept of a run because its caller might not have heard of its end, or nothing where
+        the same job was answered with it again since. With `undo` nobody wants its model, which is handed to
+        it to be deleted.
+
+        Raises NotFound, Conflict while the run goes on, and what `undo` does.
+        """
+        state = self.get(run_id)
+        if not state.is_terminal:
+            raise Conflict("the run goes on")
+        try:
+            workspace = Workspace.claim(self._work, state.identity)
+        except Busy:
+            return state  # an equal request's by now
+        try:
+            answer = Answer.in_workspace(workspace)
+            if answer is not None and answer.state.run_id == run_id:
+                if undo is not None:
+                    undo(ModelKey(state.tenant, state.model_id, state.version or ""))
+                self._forget_checkpoints(state)
+                workspace.remove()
+            elif not workspace.has_job:
+                workspace.remove()
+        finally:
+            workspace.release()
+        return state
+
+    def _forget_checkpoints(self, state: RunState) -> None:
+        if self._checkpoints is not None:
+            try:
+                self._checkpoints.of(state.tenant, state.identity).remove()
+            except EnlightError as error:
+                _log.warning("checkpoints were left in the object store: %s", error.detail)
 
     def _first_state(self, job: Job) -> RunState:
         assert job.options.learning_rate is not None
@@ -245,7 +319,14 @@ class Trainings:
 
     def _forget_active(self, state: RunState) -> None:
         """Called with `_changed` held."""
+        self.sharing.detach()
         self._active = None
+        # Not while it trains, which would take memory and cores from it.
+        threading.Thread(target=self.prepare, name="spare", daemon=True).start()
+        self._remember(state)
+
+    def _remember(self, state: RunState) -> None:
+        """Called with `_changed` held."""
         self._ended[state.run_id] = state
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
@@ -301,6 +382,7 @@ class Trainings:
         with self._starting:
             self._closed = True
             active = self._active
+        self._trainers.close()
         if active is not None:
             active.ask_to_leave("interrupted")
             # Not a second more: whoever stops the service kills what is left then.

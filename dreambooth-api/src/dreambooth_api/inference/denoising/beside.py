@@ -1,0 +1,85 @@
+"""The thread that computes beside the steps: texts and images in, pictures out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+import torch
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], None]
+Answer = TypeVar("Answer")
+
+
+class SideThread:
+    """Does one piece of work at a time; what a new picture waits for comes before what a done one does.
+
+    One thread and not one for each request, because OpenMP keeps a pool of threads for every thread that
+    computes. On CUDA its work is in a stream of its own, and over on the device when it is over here.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._urgent: deque[Work] = deque()
+        self._later: deque[Work] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._device = torch.device(device)
+        threading.Thread(target=self._work_forever, name="beside the steps", daemon=True).start()
+
+    def urgently(self, work: Work) -> None:
+        """Do *work* before everything that may wait. It must not raise."""
+        self._put(self._urgent, work)
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """Do it before everything that may wait, and give or raise what it does."""
+        answer: Future[Answer] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self.urgently(work)
+        return answer.result()
+
+    def later(self, work: Work) -> None:
+        """Do *work* when nothing urgent is left. It must not raise."""
+        self._put(self._later, work)
+
+    def close(self) -> None:
+        """End when everything is done."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def _put(self, queue: deque[Work], work: Work) -> None:
+        with self._changed:
+            queue.append(work)
+            self._changed.notify()
+
+    def _work_forever(self) -> None:
+        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        while (work := self._next()) is not None:
+            try:
+                if stream is None:
+                    work()
+                else:
+                    with torch.cuda.stream(stream):
+                        work()
+                    stream.synchronize()
+            except Exception:
+                log.exception("work beside the steps failed")
+
+    def _next(self) -> Work | None:
+        with self._changed:
+            while not (self._urgent or self._later or self._closing):
+                self._changed.wait()
+            queue = self._urgent or self._later
+            return queue.popleft() if queue else None

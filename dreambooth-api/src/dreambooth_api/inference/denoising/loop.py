@@ -1,0 +1,58 @@
+"""The thread that takes the steps."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from dreambooth_api.inference.denoising.denoiser import Denoiser
+from dreambooth_api.inference.denoising.turns import Turns
+from dreambooth_api.inference.denoising.underway import PictureUnderWay
+
+
+class StepLoop:
+    """Steps as long as there are pictures, and gives those done to *finished*; calls *ended* last."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        turns: Turns,
+        finished: Callable[[PictureUnderWay], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._denoiser, self._turns, self._finished, self._ended = denoiser, turns, finished, ended
+        self._arrived: deque[PictureUnderWay] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        threading.Thread(target=self._step_forever, name="denoising", daemon=True).start()
+
+    def submit(self, pictures: Sequence[PictureUnderWay]) -> None:
+        """Have these stepped from the next step on."""
+        with self._changed:
+            self._arrived.extend(pictures)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End when no picture is under way any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def _step_forever(self) -> None:
+        while self._take_on_those_who_came():
+            with self._turns:
+                done = self._denoiser.step()
+            for picture in done:
+                self._finished(picture)
+        self._ended()
+
+    def _take_on_those_who_came(self) -> bool:
+        """Wait until there is something to step; False where there will not be."""
+        with self._changed:
+            while not (self._arrived or self._denoiser.busy or self._closing):
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, deque()
+        for picture in arrived:
+            self._denoiser.admit(picture)
+        return self._denoiser.busy

@@ -1,0 +1,54 @@
+"""The device's clock: steps are queued one ahead on CUDA, and done when the call returns on the CPU."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Pace:
+    """Keeps Python one step ahead of the device and no more, so that a step's length is known, and a picture
+    that leaves or joins does so at the next one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._queued: Any = None
+        self._last: float | None = None
+
+    def begin(self) -> None:
+        """A step begins."""
+        if self._last is None or not self._cuda:
+            self._last = time.perf_counter()
+
+    def stepped(self, *, finished: bool) -> float:
+        """Seconds that the step took, or on CUDA that passed since the step before was done. There it
+        waits for that one, or for this one where its latents are wanted elsewhere (*finished*).
+        """
+        if self._cuda:
+            event = torch.cuda.Event()
+            event.record()
+            (event if finished or self._queued is None else self._queued).synchronize()
+            self._queued = event
+        now = time.perf_counter()
+        seconds = now - (self._last or now)
+        self._last = now
+        return seconds
+
+    def pause(self) -> None:
+        """Nothing is stepping now."""
+        self._last = self._queued = None
+
+    def came_from_beside(self, tensor: Tensor) -> None:
+        """Keep memory that another stream allocated until this one is done with it."""
+        if self._cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+    def empty_memory(self) -> None:
+        """Give back what the allocator keeps, after it had too little."""
+        self.pause()
+        if self._cuda:
+            torch.cuda.empty_cache()

@@ -1,0 +1,134 @@
+"""What goes wrong with one picture ends nobody else's, and who is gone takes no more steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from denoising_parts import EQUAL, Wanted, denoiser, error, ours, step_all, under_way
+from dreambooth_api.inference.denoising.submission import Submission
+from enlight_common.errors import OutOfMemory, TimedOut
+from enlight_common.queue import Canceled
+
+KEPT = Wanted(seed=1, steps=4)
+
+
+class Unet:
+    """The UNet, after *before* was called with the rows that it is given."""
+
+    def __init__(self, before: Callable[[int], None]) -> None:
+        self._before = before
+
+    def __call__(self, rows: torch.Tensor, *args: Any, **options: Any) -> Any:
+        self._before(len(rows))
+        return ours().unet(rows, *args, **options)
+
+
+def of(submission: Submission, seed: int = 9, **changes: Any) -> Any:
+    return under_way(Wanted(seed=seed, **changes), submission)
+
+
+def test_a_client_that_goes_takes_no_more_steps_and_others_go_on() -> None:
+    gone: list[bool] = []
+    leaving = Submission(1, stop=lambda: bool(gone))
+    left, kept = of(leaving, steps=6), under_way(KEPT)
+
+    def look(number: int) -> None:
+        if number == 1:
+            gone.append(True)
+
+    step_all(denoiser(), {0: [left, kept]}, look)
+    assert left.position == 2
+    assert error(KEPT, kept) < EQUAL
+    with pytest.raises(Canceled):
+        leaving.result()
+
+
+def test_the_place_of_one_who_went_is_taken_at_the_next_step() -> None:
+    gone: list[bool] = []
+    first, waiting = of(Submission(1, stop=lambda: bool(gone)), steps=6), under_way(KEPT)
+    seen: list[int] = []
+
+    def look(number: int) -> None:
+        seen.append(waiting.position)
+        if number == 1:
+            gone.append(True)
+
+    step_all(denoiser(max_batch=1), {0: [first, waiting]}, look)
+    assert seen[:4] == [0, 0, 1, 2]
+    assert error(KEPT, waiting) < EQUAL
+
+
+def test_a_deadline_that_passed_ends_the_request_between_steps() -> None:
+    late = Submission(1, deadline_s=0.0)
+    picture, kept = of(late), under_way(KEPT)
+    step_all(denoiser(), {0: [picture, kept]})
+    with pytest.raises(TimedOut):
+        late.result()
+    assert error(KEPT, kept) < EQUAL
+
+
+@pytest.mark.parametrize("at_fault", ["stop", "on_step"])
+def test_a_callback_that_raises_ends_its_own_request_alone(at_fault: str) -> None:
+    def fails(*_: object) -> bool:
+        raise KeyError("mine")
+
+    callbacks: dict[str, Any] = {at_fault: fails}
+    mine = Submission(1, **callbacks)
+    kept = under_way(KEPT)
+    step_all(denoiser(), {0: [of(mine), kept]})
+    with pytest.raises(KeyError):
+        mine.result()
+    assert error(KEPT, kept) < EQUAL
+
+
+def test_a_step_that_fails_ends_those_in_it_and_not_those_who_wait() -> None:
+    failing = iter([False, True])
+
+    def before(_rows: int) -> None:
+        if next(failing, False):
+            raise RuntimeError("broken")
+
+    mine, later = Submission(1), under_way(KEPT)
+    step_all(denoiser(max_batch=1, unet=Unet(before)), {0: [of(mine, steps=3), later]})
+    with pytest.raises(RuntimeError, match="broken"):
+        mine.result()
+    assert error(KEPT, later) < EQUAL
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_is_halved_and_loses_no_step() -> None:
+    sizes: list[int] = []
+
+    def before(rows: int) -> None:
+        if rows > 4:
+            raise torch.OutOfMemoryError("too much")
+        sizes.append(rows)
+
+    wanted = [Wanted(seed=number, sampler="euler_a", steps=3) for number in range(5)]
+    pictures = [under_way(one) for one in wanted]
+    step_all(denoiser(unet=Unet(before)), {0: pictures})
+    assert max(sizes) == 4
+    assert sum(sizes) == 2 * 5 * 3, "no step was taken twice"
+    for one, picture in zip(wanted, pictures, strict=True):
+        assert error(one, picture) < EQUAL, "noise that a failed step drew is not drawn again"
+
+
+def test_a_picture_that_fits_not_even_alone_is_refused() -> None:
+    def before(_rows: int) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    mine = Submission(1)
+    step_all(denoiser(unet=Unet(before)), {0: [of(mine)]})
+    with pytest.raises(OutOfMemory):
+        mine.result()
+
+
+def test_progress_counts_the_steps_of_all_pictures_of_a_request() -> None:
+    told: list[tuple[int, int]] = []
+    mine = Submission(2, on_step=lambda done, steps: told.append((done, steps)))
+    mine.expect(6)
+    step_all(denoiser(), {0: [of(mine, steps=3)], 1: [of(mine, seed=8, steps=3)]})
+    assert told == [(1, 6), (3, 6), (5, 6), (6, 6)]
+    assert mine.device_seconds > 0
