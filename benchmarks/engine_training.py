@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dreambooth_api import openmp
 
@@ -34,7 +34,7 @@ import torch
 from dreambooth_api.inference.engine import Engine
 from dreambooth_api.inference.request import DrawRequest
 from dreambooth_api.models.bases import TINY, load_pipeline, resolve_base
-from dreambooth_api.models.store import ModelStore, open_store
+from dreambooth_api.models.store import open_store
 from dreambooth_api.tiny import PHOTOS_FOLDER
 from dreambooth_api.tiny.subject import INSTANCE_PROMPT, photos
 from dreambooth_api.training.loop import train
@@ -73,29 +73,21 @@ class Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("figures", nargs="*", choices=[*FIGURES, []], help="all of them by default")
-    parser.add_argument(
-        "--pairs", type=int, default=30, help="of step_ratio; train_gain does one for every 30"
-    )
+    parser.add_argument("--pairs", type=int, default=30, help="of step_ratio; train_gain does one of 30")
     parser.add_argument("--seconds", type=float, default=120.0, help="of steps in job_efficiency")
-    parser.add_argument(
-        "--gain-steps", type=int, default=400, help="of train_gain; 400 is the service's default"
-    )
+    parser.add_argument("--gain-steps", type=int, default=400, help="of train_gain")
     parser.add_argument("--diffusers-script", type=Path, help="their train_dreambooth_lora.py")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     figures: list[Figure] = []
     print(f"{'':44}{'median':>9}{'lower':>9}{'upper':>9}{'n':>5}")
     for name in args.figures or FIGURES:
-        for figure in FIGURES[name](args):
-            figures.append(figure)
-            print(
-                f"{figure.name:44}{figure.median:9.3f}{figure.lower:9.3f}{figure.upper:9.3f}{figure.count:5}",
-                flush=True,
-            )
+        for one in FIGURES[name](args):
+            figures.append(one)
+            print(f"{one.name:44}{one.median:9.3f}{one.lower:9.3f}{one.upper:9.3f}{one.count:5}", flush=True)
     if args.json:
         args.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
 
@@ -159,7 +151,7 @@ def job_efficiency(args: argparse.Namespace) -> Iterator[Figure]:
     wanted: tuple[SpareWanted, ...] = ("off", "on")
     for spare in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            store = store_in(Path(folder))
+            store = open_store((Path(folder) / "store").as_uri(), Path(folder) / "cache", 10**10)
             trainings = Trainings(Path(folder) / "data", store, "cpu0", device=DEVICE, spare=spare)
             trainings.prepare()
             if spare == "on":
@@ -235,7 +227,8 @@ def our_command(args: argparse.Namespace, folder: Path) -> list[str]:
     return [
         sys.executable, "-m", "dreambooth_api.train", f"--images={PHOTOS_FOLDER}",
         f"--prompt={INSTANCE_PROMPT}", "--name=benchmark", f"--batch-size={BATCH}",
-        f"--steps={args.gain_steps}", f"--rank={RANK}", f"--work={folder / 'work'}", f"--store={folder / 'store'}", f"--device={DEVICE}",
+        f"--steps={args.gain_steps}", f"--rank={RANK}", f"--device={DEVICE}",
+        f"--work={folder / 'work'}", f"--store={folder / 'store'}",
     ]  # fmt: skip
 
 
@@ -243,7 +236,7 @@ def sharing(args: argparse.Namespace) -> Iterator[Figure]:
     """Pictures one after the other, with and without a training, which in turn is timed without pictures."""
     pictures = max(5, args.pairs // 3)
     with tempfile.TemporaryDirectory() as folder:
-        store = store_in(Path(folder))
+        store = open_store((Path(folder) / "store").as_uri(), Path(folder) / "cache", 10**10)
         engine = Engine(resolve_base(TINY), store, DEVICE)
         engine.load()
         request = DrawRequest(prompt=INSTANCE_PROMPT, steps=10, seed=7)
@@ -297,19 +290,12 @@ def pace_of(trainings: Trainings, run_id: str, meanwhile: Callable[[], object]) 
     return (trainings.get(run_id).step - before) / (time.perf_counter() - started)
 
 
-def store_in(folder: Path) -> ModelStore:
-    return open_store((folder / "store").as_uri(), folder / "cache", 10**10)
-
-
-FIGURES = cast(
-    "dict[str, Callable[[argparse.Namespace], Iterator[Figure]]]",
-    {
-        "step_ratio": step_ratio,
-        "job_efficiency": job_efficiency,
-        "train_gain": train_gain,
-        "sharing": sharing,
-    },
-)
+FIGURES: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {
+    "step_ratio": step_ratio,
+    "job_efficiency": job_efficiency,
+    "train_gain": train_gain,
+    "sharing": sharing,
+}
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ class Interactive:
         """Store the new job and begin to draw it in another thread.
 
         None, and nothing stored, where there is no room, no instance, or the tenant has enough under way: the
-        job may be stored to wait for a worker then. Raises DuplicateId, Unavailable.
+        job may be stored to wait for a worker then. What is begun never waits, so it is not counted among the
+        waiting. Raises DuplicateId, Unavailable.
         """
         if self._instances is None or self._draining or job.kind != "generation":
             return None
