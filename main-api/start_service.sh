@@ -3,7 +3,7 @@
 #
 #   start_service.sh                 the API
 #   start_service.sh background      chains, forwards, webhooks, deletions
-#   start_service.sh keys …          makes, lists and revokes keys: `keys --help`
+#   start_service.sh keys …          makes, lists and revokes keys, sets quotas: `keys --help`
 #
 # main.env.example tells what can be set. What the environment sets already goes first; MAIN_ENV is another file.
 set -euo pipefail

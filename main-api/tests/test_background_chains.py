@@ -127,7 +127,12 @@ def test_a_step_that_fails_fails_the_chain_and_is_named(
     assert chain["status"] == "failed"
     assert chain["error"]["type"] == "invalid-field"
     assert chain["error"]["message"] == "step 2 (upscale) failed: the image is too odd"
-    assert [step["kind"] for step in chain["output"]["steps"]] == ["background_removal"]
+    (step,) = chain["output"]["steps"]
+    assert step["kind"] == "background_removal"
+    # Shown since that step ended.
+    assert [one["index"] for one in chain["output"]["pictures"]] == [0]
+    events = tenant.get(f"/v1/jobs/{chain['id']}/events").text
+    assert events.count("event: picture") == 1
 
 
 def test_canceling_the_chain_cancels_the_step_that_waits(

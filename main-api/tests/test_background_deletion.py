@@ -109,6 +109,7 @@ def test_a_deleted_model_leaves_nothing_and_takes_nothing_else_with_it(
     assert tenant.post("/v1/generations", json={"prompt": "x", "model_id": "shoe"}).status_code == 404
     actions = [one["action"] for one in tenant.get("/v1/audit").json()["records"]]
     assert "model.deleted" in actions
+    assert "model.version" in actions
 
 
 def test_a_deletion_that_is_cut_short_leaves_no_model_and_goes_on_later(

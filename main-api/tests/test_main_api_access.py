@@ -72,6 +72,26 @@ def test_a_key_of_the_command_opens_the_door_until_it_is_revoked(
     assert command("create", "--tenant", "acme", "--scopes", "root").status == 2
 
 
+def test_the_command_sets_and_shows_a_tenants_quotas(main_api: MainApi, command: Callable[..., Ran]) -> None:
+    tenant = main_api.as_tenant("quotas-1")
+    before = tenant.get("/v1/tenant").json()["quotas"]
+    assert json.loads(command("quotas", "--tenant", "quotas-1").out)["quotas"] == before
+    ran = command("quotas", "--tenant", "quotas-1", "max_queued=3", "photo_retention_days=30")
+    expected = {**before, "max_queued": 3, "photo_retention_days": 30}
+    assert json.loads(ran.out) == {"tenant": "quotas-1", "quotas": expected}
+    assert tenant.get("/v1/tenant").json()["quotas"] == expected
+    (entry,) = tenant.get("/v1/audit").json()["records"]
+    assert (entry["action"], entry["details"]) == (
+        "tenant.change",
+        {"max_queued": 3, "photo_retention_days": 30},
+    )
+    for wrong in ("max_queued=0", "max_queued=-1", "max_queued=none", "max_queued", "queued=5"):
+        assert command("quotas", "--tenant", "quotas-1", wrong).status == 2
+    assert command("quotas", "--tenant", "quotas-none", "max_queued=3").status == 1
+    assert command("quotas", "--tenant", "quotas-1", "photo_retention_days=none").status == 0
+    assert tenant.get("/v1/tenant").json()["quotas"] == {**before, "max_queued": 3}
+
+
 def test_a_node_key_is_made_listed_and_revoked(main_api: MainApi, command: Callable[..., Ran]) -> None:
     key = json.loads(command("node-keys", "create", "--name", "gpu1").out)
     node = Api(main_api.url, key["key"])

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 from main_api.clock import now_ms
 from main_api.errors import LeaseLost
@@ -61,8 +62,13 @@ def service(quick_api: MainApi) -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_over(service: Service) -> Iterator[None]:
-    """No test finds another's jobs in the queue."""
+    """No test finds another's jobs in the queue, be they of this file or of one that shares the servers."""
+    _cancel_all(service)
     yield
+    _cancel_all(service)
+
+
+def _cancel_all(service: Service) -> None:
     for job in service.records.jobs.find({"status": {"$in": ["queued", "processing"]}}):
         service.records.jobs.note(job.id, {"status": "canceled"})
 
@@ -118,6 +124,21 @@ def test_fifty_requests_with_one_idempotency_key_make_one_job(quick_api: MainApi
     stranger = quick_api.as_tenant("races-3")
     answer = stranger.post("/v1/generations", json=body, headers=headers)
     assert answer.json()["id"] not in made
+
+
+def test_an_idempotency_key_of_a_refused_request_may_come_with_another_body(quick_api: MainApi) -> None:
+    tenant = quick_api.as_tenant("races-key")
+    headers = {"Idempotency-Key": "order 18"}
+
+    def ask(**body: str) -> httpx.Response:
+        return tenant.post("/v1/generations", json={"prompt": "a shoe", **body}, headers=headers)
+
+    assert ask(model_id="nobody-made-it").status_code >= 400
+    made = ask()
+    assert made.status_code == 202, made.text
+    assert ask().json()["id"] == made.json()["id"]
+    assert ask(model_id="nobody-made-it").json()["type"] == "/problems/idempotency-key-reused"
+    assert [job["id"] for job in tenant.get("/v1/jobs").json()["jobs"]] == [made.json()["id"]]
 
 
 def test_an_idempotency_key_is_free_again_after_a_day(service: Service) -> None:

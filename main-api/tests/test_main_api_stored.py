@@ -34,6 +34,8 @@ def test_a_signed_url_takes_what_was_announced_and_takes_it_once(main_api: MainA
     tenant = main_api.as_tenant("stored-1")
     data = picture(20)
     upload = announced(tenant, len(data))
+    (entry,) = tenant.get("/v1/audit").json()["records"]
+    assert (entry["action"], entry["target"]) == ("upload.create", upload["id"])
     url = upload["put_url"]
     assert httpx.put(url, content=data + b"-").json()["field"] == "Content-Length"
     assert httpx.put(url, content=data).status_code == 204

@@ -41,12 +41,16 @@ def settings(tmp_path: Path, mongo: MongoStandIn, redis: RedisServer) -> Path:
 def test_keys_are_made_and_listed_with_the_files_settings_from_any_folder(
     tmp_path: Path, settings: Path
 ) -> None:
-    create = ("keys", "create", "--tenant", "acme", "--scopes", "read")
+    create = ("keys", "create", "--tenant", "started-1", "--scopes", "read")
     made = start(*create, cwd=tmp_path, MAIN_ENV=str(settings))
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["key"].startswith("enl_")
-    listed = start("keys", "list", "--tenant", "acme", cwd=tmp_path, MAIN_ENV=str(settings))
-    assert json.loads(listed.stdout)["tenant"] == "acme"
+    listed = start("keys", "list", "--tenant", "started-1", cwd=tmp_path, MAIN_ENV=str(settings))
+    assert json.loads(listed.stdout)["tenant"] == "started-1"
+    changed = start(
+        "keys", "quotas", "--tenant", "started-1", "max_queued=7", cwd=tmp_path, MAIN_ENV=str(settings)
+    )
+    assert json.loads(changed.stdout)["quotas"]["max_queued"] == 7
 
 
 def test_what_the_environment_sets_goes_first(tmp_path: Path, settings: Path) -> None:

@@ -23,6 +23,7 @@ from main_api.ids import new_id
 from main_api.records.database import Document
 from main_api.records.deliveries import delivery_document
 from main_api.webhooks.delivery import MAX_TRIES, DeliveryRuns, wait_after
+from main_api.webhooks.notices import Notices
 from main_api.webhooks.secrets import WebhookSecrets
 from main_api.webhooks.sending import Sender
 from main_api.webhooks.signing import new_secret, signed_headers
@@ -107,7 +108,28 @@ def test_only_the_events_asked_for_are_told(
     complete(node, claim, status="succeeded", output={"pictures": [first, put_picture(node, claim, 1)]})
     until(lambda: statuses(receiver, job_id)[-1] == "succeeded", "the end")
     events = [one["event"] for one in deliveries(tenant, job_id)]
-    assert events == ["start", "logs", "output", "completed"]
+    # The second picture came with the end, and is told of like the first.
+    assert events[:3] == ["start", "logs", "output"]
+    assert sorted(events[3:]) == ["completed", "output"]
+
+
+def test_what_a_job_that_was_never_looked_at_had_to_tell_is_told_at_its_end(
+    main_api: MainApi, tenant: Api, receiver: OtherServer
+) -> None:
+    service = main_api.service()
+    job_id = tenant.generation(**hook(receiver, "output", "logs"))
+    ended = {
+        "status": "succeeded",
+        "pictures": [{"index": 0, "key": "pictures/a", "revision": 2}],
+        "logs": ["one line"],
+        "webhook_due": now_ms() + 3_600_000,
+    }
+    assert service.records.jobs.note(job_id, ended) is not None
+    notices = Notices(service.records.jobs, service.records.deliveries)
+    assert len(notices.look(job_id).deliveries) == 2
+    assert notices.look(job_id).deliveries == ()
+    assert sorted(one["event"] for one in deliveries(tenant, job_id)) == ["logs", "output"]
+    service.database.close()
 
 
 def test_output_and_logs_come_twice_a_second_at_most_and_the_last_of_them_is_told(

@@ -1,9 +1,10 @@
-"""``python -m main_api.keys``: make, list and revoke keys of tenants and of GPU machines.
+"""``python -m main_api.keys``: make, list and revoke keys of tenants and of GPU machines; set quotas.
 
     create --tenant acme --scopes train,generate,read [--name …] [--expires-days N]
     list [--tenant acme]
     revoke KEY_ID
     node-keys create [--name …] [--expires-days N] | list | revoke KEY_ID
+    quotas --tenant acme [max_queued=50 …]
 
 A key is printed once, by `create`; nobody can read it anywhere later.
 """
@@ -15,6 +16,7 @@ import getpass
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 from enlight_common.errors import EnlightError
@@ -23,6 +25,7 @@ from enlight_common.settings import SettingsError
 
 from main_api.clock import now_ms, rfc3339
 from main_api.records.keys import Keys, Scope
+from main_api.records.tenants import QUOTA_BOUNDS, RETENTION_FIELDS
 from main_api.service import Service
 from main_api.settings import MainApiSettings
 
@@ -50,7 +53,8 @@ def _create(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
     tenant: str | None = None
     if not asked.node:
         tenant = check_id(asked.tenant, "--tenant")
-        service.records.tenants.ensure(tenant)
+        if service.records.tenants.ensure(tenant):
+            service.records.audit.record("tenant.create", tenant=tenant, actor=_actor(), target=tenant)
     expires = now_ms() + asked.expires_days * _DAY_MS if asked.expires_days else None
     document, key = keys.create(
         name=asked.name, tenant=tenant, scopes=getattr(asked, "scopes", ()), expires_at=expires
@@ -77,13 +81,31 @@ def _revoke(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
     return 0
 
 
+def _quotas(service: Service, _: Keys, asked: argparse.Namespace) -> int:
+    """Show the tenant's quotas, as they are after those that are named were set."""
+    tenants, tenant = service.records.tenants, check_id(asked.tenant, "--tenant")
+    values = dict(asked.values)
+    if values and tenants.set_quotas(tenant, values):
+        service.access.forget_tenant(tenant)
+        service.records.audit.record("tenant.change", tenant=tenant, actor=_actor(), target=tenant, **values)
+    document = tenants.get(tenant)
+    if document is None:
+        print("keys: there is no tenant of this name", file=sys.stderr)
+        return _FAILED
+    print(json.dumps({"tenant": tenant, "quotas": asdict(tenants.quotas_of(document))}))
+    return 0
+
+
 def _kind(asked: argparse.Namespace) -> str:
     return "node-key" if asked.node else "key"
 
 
 def _note(service: Service, action: str, document: dict[str, Any]) -> None:
-    actor = f"command:{getpass.getuser()}"
-    service.records.audit.record(action, tenant=document["tenant"], actor=actor, target=document["_id"])
+    service.records.audit.record(action, tenant=document["tenant"], actor=_actor(), target=document["_id"])
+
+
+def _actor() -> str:
+    return f"command:{getpass.getuser()}"
 
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:
@@ -113,12 +135,30 @@ def _name(text: str) -> str:
     raise argparse.ArgumentTypeError("must be at most 100 printable characters")
 
 
+def _quota(text: str) -> tuple[str, int | None]:
+    """`name=value`, `none` for what is to be kept until it is deleted."""
+    name, _, value = text.partition("=")
+    if name not in QUOTA_BOUNDS:
+        raise argparse.ArgumentTypeError(f"must be name=value, the name one of {', '.join(QUOTA_BOUNDS)}")
+    if value == "none" and name in RETENTION_FIELDS:
+        return name, None
+    least, most = QUOTA_BOUNDS[name]
+    if value.isascii() and value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most:
+        return name, int(value)
+    also = " or none" if name in RETENTION_FIELDS else ""
+    raise argparse.ArgumentTypeError(f"{name} must be a whole number from {least} to {most}{also}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m main_api.keys", description="Keys of tenants and nodes.")
+    parser = argparse.ArgumentParser(prog="python -m main_api.keys", description="Keys and quotas.")
     commands = parser.add_subparsers(required=True)
     _add_commands(commands, node=False)
     nodes = commands.add_parser("node-keys", help="keys of GPU machines")
     _add_commands(nodes.add_subparsers(required=True), node=True)
+    quotas = commands.add_parser("quotas", help="show what a tenant may use, or set it")
+    quotas.add_argument("--tenant", required=True)
+    quotas.add_argument("values", nargs="*", type=_quota, metavar="NAME=VALUE", help=", ".join(QUOTA_BOUNDS))
+    quotas.set_defaults(run=_quotas, node=False)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What is counted beside requests: jobs by kind and status, and what the service is without."""
+"""What is counted beside requests: open jobs by kind and status, and what the service is without."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from main_api.jobs.states import PROCESSING, QUEUED
 from main_api.service import Service
 
 _KEPT_S = 10.0
@@ -29,7 +30,7 @@ class _Jobs(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        jobs = GaugeMetricFamily("jobs", "Jobs there are", labels=["kind", "status"])
+        jobs = GaugeMetricFamily("jobs", "Jobs that wait or are under way", labels=["kind", "status"])
         for (kind, status), count in self._looked_up().items():
             jobs.add_metric([kind, status], count)
         yield jobs
@@ -37,7 +38,7 @@ class _Jobs(Collector):
         yield GaugeMetricFamily("drawings_under_way", "Pictures that clients wait for", value=drawing)
         there = GaugeMetricFamily("dependency_up", "Whether it can be reached", labels=["name"])
         missing = self._service.missing()
-        for name in ("database", "redis"):
+        for name in ("database", "redis", "broker"):
             there.add_metric([name], name not in missing)
         yield there
 
@@ -45,7 +46,7 @@ class _Jobs(Collector):
         with self._lock:
             if time.monotonic() - self._looked_at > _KEPT_S:
                 try:
-                    self._counts = self._service.records.jobs.count_by_status()
+                    self._counts = self._service.records.jobs.count_by_status(QUEUED, PROCESSING)
                 except EnlightError:
                     self._counts = {}
                 self._looked_at = time.monotonic()

@@ -12,6 +12,7 @@ from enlight_common.storage import ObjectStore
 
 from main_api.cache import Cache
 from main_api.clock import now_ms
+from main_api.records.audit import Audit
 from main_api.records.models import AVAILABLE, Models
 
 _MAX_MANIFEST_BYTES = 4_000_000
@@ -19,10 +20,11 @@ MANIFEST = "model.json"
 
 
 class ModelCatalog:
-    def __init__(self, records: Models, store: ObjectStore, cache: Cache) -> None:
+    def __init__(self, records: Models, store: ObjectStore, cache: Cache, audit: Audit) -> None:
         self.records = records
         self._store = store
         self._cache = cache
+        self._audit = audit
 
     def get(self, tenant: str, model_id: str) -> dict[str, Any]:
         """The model's record. Raises UnknownModel."""
@@ -62,8 +64,12 @@ class ModelCatalog:
         """
         found = self.manifest(tenant, model_id, version)
         described = _described(found, version, job_id)
-        if not self.records.add_version(tenant, model_id, described):
+        adding = self.records.add_version(tenant, model_id, described)
+        if adding == "deleting":
             raise UnknownModel("the model is being deleted")
+        if adding == "added":
+            actor = f"job:{job_id}" if job_id is not None else "model-store"
+            self._audit.record("model.version", tenant=tenant, actor=actor, target=model_id, version=version)
         self.forget(tenant, model_id)
         return described
 

@@ -11,6 +11,7 @@ from enlight_common.errors import ShuttingDown, Unavailable
 from enlight_common.readiness import Readiness
 
 from main_api.access import Access
+from main_api.background import broker
 from main_api.background.removal import ObjectRemoval
 from main_api.base_models import BaseModels
 from main_api.cache import Cache
@@ -90,7 +91,7 @@ class Service:
         self.pictures = PictureStore(settings)
         self.models = ModelStore(settings)
         self.access = Access(self.records, self.cache, self.limits)
-        self.catalog = ModelCatalog(self.records.models, self.models.store, self.cache)
+        self.catalog = ModelCatalog(self.records.models, self.models.store, self.cache, self.records.audit)
         self.arrivals = Arrivals()
         self.hooks = Hooks()
         self.hooks.on_created += [self.events.announce, self.arrivals.note]
@@ -164,7 +165,9 @@ class Service:
         """Make the database's indexes. Raises Unavailable."""
         self.database.prepare()
         if self.settings.legacy_tenant is not None:
-            self.records.tenants.ensure(self.settings.legacy_tenant)
+            tenant = self.settings.legacy_tenant
+            if self.records.tenants.ensure(tenant):
+                self.records.audit.record("tenant.create", tenant=tenant, actor="main-api", target=tenant)
         self._prepared = True
 
     def _prepare(self) -> None:
@@ -179,11 +182,13 @@ class Service:
     def missing(self) -> list[str]:
         """The dependencies that cannot be reached, as of a moment ago."""
         if time.monotonic() - self._looked_at > _LOOK_S:
+            broker_url = self.settings.broker_url.get_secret_value()
             self._missing = [
                 name
                 for name, is_there in (
                     ("database", self.database.is_reachable),
                     ("redis", self.redis.is_reachable),
+                    ("broker", lambda: broker.is_reachable(broker_url)),
                 )
                 if not is_there()
             ]
@@ -192,7 +197,7 @@ class Service:
 
     @property
     def readiness(self) -> Readiness:
-        """Whether the service takes jobs, which it does without Redis, and what it is without."""
+        """Whether the service takes jobs, which it does without Redis and broker, and what it is without."""
         missing = self.missing()
         if self._draining.is_set():
             return Readiness(False, "the service is shutting down", missing)

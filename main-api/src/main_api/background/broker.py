@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from urllib.parse import urlsplit
 
 import dramatiq
@@ -13,6 +14,7 @@ from redis import Redis
 
 _CONNECT_S = 2.0
 _ANSWER_S = 5.0
+_LOOK_S = 1.0
 #: dramatiq's own default. Nothing here should take a fraction of it, as every wait has a timeout of its own:
 #: what still runs then hangs, and its thread is better got back. `forward` has another (actors.py).
 TIME_LIMIT_MS = 600_000
@@ -37,6 +39,22 @@ def open_broker(url: str) -> dramatiq.Broker:
             url=f"{url}{separator}{patience}", confirm_delivery=True, middleware=_middleware()
         )
     raise SettingsError("wrong settings: BROKER_URL: must be a redis:// or an amqp:// URL")
+
+
+def is_reachable(url: str) -> bool:
+    """Whether something listens where the broker behind BROKER_URL should be."""
+    where = urlsplit(url)
+    try:
+        if where.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as one:
+                one.settimeout(_LOOK_S)
+                one.connect(where.path)
+            return True
+        port = where.port or {"amqp": 5672, "amqps": 5671}.get(where.scheme, 6379)
+        socket.create_connection((where.hostname or "localhost", port), _LOOK_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _middleware() -> list[Middleware]:

@@ -93,10 +93,11 @@ class Chains:
         progress = _progress(chain, steps)
         if progress != chain.progress:
             values["progress"] = progress
-        if len(steps) > 1:
-            output = _output(steps)
-            if output != chain.output:
-                values["output"] = output
+        output = _output(steps)
+        if output["steps"] and output != chain.output:
+            values["output"] = output
+            if len(output["steps"]) > len((chain.output or {}).get("steps", [])):
+                values["pictures"] = _stamped(output["pictures"], chain.revision + 1)
         return not values or self._change(chain, values)
 
     def _end(self, chain: Job, values: dict[str, Any], steps: list[Job]) -> bool:
@@ -107,8 +108,7 @@ class Chains:
         now = now_ms()
         values = {**values, **ended(chain, now), "metrics": _metrics(steps), "progress": None}
         if values["status"] == SUCCEEDED:
-            revision = chain.revision + 1
-            values["pictures"] = [{**one, "revision": revision} for one in values["output"]["pictures"]]
+            values["pictures"] = _stamped(values["output"]["pictures"], chain.revision + 1)
             values["progress"] = {"fraction": 1.0}
         return self._change(chain, values)
 
@@ -143,6 +143,11 @@ def _output(steps: list[Job]) -> dict[str, Any]:
     ]
     settings = (done[0].output or {}).get("settings") if done else None
     return {"pictures": made[-1]["pictures"] if made else [], "settings": settings or {}, "steps": made}
+
+
+def _stamped(pictures: list[dict[str, Any]], revision: int) -> list[dict[str, Any]]:
+    """Pictures with the revision of the chain at which they came."""
+    return [{**one, "revision": revision} for one in pictures]
 
 
 def _picture(picture: dict[str, Any]) -> dict[str, Any]:

@@ -318,12 +318,13 @@ class Leases:
             not_before = now + int(1000 * wait_s)
             values = {"status": QUEUED, "worker": None, "lease_until": 0, "not_before": not_before}
         values["offered"] = []
-        also = _appended(f"attempt {job.attempts} by {job.worker} ended: {reason}")
+        also = _appended(f"attempt {job.attempts} ended: {reason}")
         if not counts:
             also = {"$inc": {"attempts": -1}}
         given = self._jobs.change(job, values, also=also, where=where)
         if given is not None:
-            log.info("job given back", extra={"job_id": job.id, "status": given.status, "reason": reason})
+            about = {"job_id": job.id, "worker": job.worker, "attempt": job.attempts}
+            log.info("job given back", extra={**about, "status": given.status, "reason": reason})
             self._hooks.changed(given)
         return given
 

@@ -220,6 +220,11 @@ class Submission:
         if asked.idempotency_key is not None:
             fingerprint = _fingerprint(kind, body, asked.origin)
             found = self._reservations.reserve(asked.caller.tenant, asked.idempotency_key, fingerprint)
+            if found.fingerprint != fingerprint and self._jobs.get(found.job_id) is None:
+                # That request was refused: the key stands for nothing yet.
+                found = self._reservations.take_over(
+                    asked.caller.tenant, asked.idempotency_key, found, fingerprint
+                )
             if found.fingerprint != fingerprint:
                 raise KeyReused("this Idempotency-Key came with another request in the last 24 hours")
             job_id = found.job_id
@@ -305,7 +310,7 @@ class Submission:
 
     # -- the steps of a chain
 
-    def step(self, chain: Job, index: int, keys: Sequence[str] = (), models: Sequence[str] = ()) -> Job:
+    def step(self, chain: Job, index: int, keys: Sequence[str] = ()) -> Job:
         """The job of a chain's step, made if there is none yet; `keys` are the pictures of the step before.
 
         Called again, from however many places, it gives the same job. Quotas were looked at when the chain
@@ -321,7 +326,7 @@ class Submission:
             task=planned["task"],
             files=chain.files if index == 0 else {"images": list(keys)},
             base_model=planned.get("base_model"),
-            models=sorted({*chain.models, *models}),
+            models=list(chain.models),
             created_at=now_ms(),
             parent=chain.id,
             step=index,

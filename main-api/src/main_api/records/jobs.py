@@ -100,6 +100,3 @@ class Jobs:
         """Set fields that say nothing of the job's status: what a webhook or a chain has to remember."""
         changed = self._records.change({"_id": job_id, **(where or {})}, {"$set": dict(values)})
         return Job.of(changed) if changed is not None else None
-
-    def delete(self, job_id: str) -> bool:
-        return self._records.delete({"_id": job_id})

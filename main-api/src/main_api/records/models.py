@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from main_api.clock import now_ms
 from main_api.records.database import Database, Document, DuplicateId
@@ -11,6 +11,8 @@ from main_api.records.database import Database, Document, DuplicateId
 AVAILABLE = "available"
 DELETING = "deleting"
 _ROUNDS = 50
+
+Adding = Literal["added", "known", "deleting"]
 
 
 class Models:
@@ -32,10 +34,10 @@ class Models:
     def find(self, query: dict[str, Any], limit: int = 100) -> list[Document]:
         return self._records.find(query, limit=limit)
 
-    def add_version(self, tenant: str, model_id: str, version: Mapping[str, Any]) -> bool:
+    def add_version(self, tenant: str, model_id: str, version: Mapping[str, Any]) -> Adding:
         """Take down a version that is in the store; once more is the same.
 
-        False where the model is being deleted: what is in the store of it goes, too.
+        "deleting" where the model is being deleted: what is in the store of it goes, too.
         """
         for _ in range(_ROUNDS):
             found = self.get(tenant, model_id)
@@ -59,11 +61,11 @@ class Models:
                     )
                 except DuplicateId:
                     continue
-                return True
+                return "added"
             if found["state"] == DELETING:
-                return False
+                return "deleting"
             if any(one["version"] == version["version"] for one in found["versions"]):
-                return True
+                return "known"
             versions = sorted([*found["versions"], dict(version)], key=lambda one: str(one["version"]))
             newest = versions[-1]
             changes = {
@@ -72,7 +74,7 @@ class Models:
                 "instance_prompt": newest.get("instance_prompt"),
             }
             if self.change(found, changes) is not None:
-                return True
+                return "added"
         raise AssertionError("a model that changes all the time")
 
     def change(self, model: Document, values: Mapping[str, Any]) -> Document | None:

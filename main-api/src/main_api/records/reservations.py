@@ -45,6 +45,17 @@ class Reservations:
                 return Reservation(taken["job_id"], fingerprint)
         raise AssertionError("a reservation that changes all the time")
 
+    def take_over(self, tenant: str, key: str, found: Reservation, fingerprint: str) -> Reservation:
+        """The key's reservation after another request took `found` over, whose job was never made.
+
+        The other request's job has another id, so that the first one's, should it still come, stands beside
+        it. Of several at once one is first, and all are given what it made.
+        """
+        name = derived_id("idempotency", tenant, key)
+        mine = {"job_id": new_id(), "fingerprint": fingerprint, "created_at": now_ms()}
+        self._records.change({"_id": name, "job_id": found.job_id}, {"$set": mine})
+        return self.reserve(tenant, key, fingerprint)
+
     def forget_old(self, limit: int = 500) -> int:
         """Delete those that are over; how many there were."""
         old = self._records.find({"created_at": {"$lt": now_ms() - 2 * KEPT_MS}}, limit=limit, fields=["_id"])

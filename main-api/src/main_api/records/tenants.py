@@ -24,6 +24,18 @@ class Quotas:
 
 
 QUOTA_FIELDS = tuple(Quotas.__dataclass_fields__)
+#: Least and most of each, as the settings' for those that have a default there.
+QUOTA_BOUNDS: dict[str, tuple[int, int]] = {
+    "max_processing": (1, 10_000),
+    "max_queued": (1, 1_000_000),
+    "max_trainings_a_day": (0, 1_000_000),
+    "max_stored_bytes": (1024 * 1024, 100_000_000 * 1024 * 1024),
+    "requests_a_minute": (1, 1_000_000),
+    "photo_retention_days": (1, 36_500),
+    "picture_retention_days": (1, 36_500),
+}
+#: Which may be None.
+RETENTION_FIELDS = ("photo_retention_days", "picture_retention_days")
 
 
 class Tenants:
@@ -37,14 +49,15 @@ class Tenants:
             requests_a_minute=settings.requests_a_minute,
         )
 
-    def ensure(self, tenant: str) -> None:
-        """Make the tenant if there is none of this name."""
+    def ensure(self, tenant: str) -> bool:
+        """Make the tenant if there is none of this name; whether there was none."""
         try:
             self._records.insert(
                 {"_id": tenant, "created_at": now_ms(), "quotas": {}, "webhook_secret": None}
             )
         except DuplicateId:
-            return
+            return False
+        return True
 
     def get(self, tenant: str) -> dict[str, Any] | None:
         return self._records.get(tenant)

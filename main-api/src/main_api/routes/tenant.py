@@ -40,7 +40,8 @@ def change_tenant() -> Response:
     service, tenant = context().service, caller().tenant
     values = {name: getattr(body, name) for name in sorted(body.model_fields_set)}
     if values:
-        service.records.tenants.ensure(tenant)
+        if service.records.tenants.ensure(tenant):
+            _note("tenant.create", tenant)
         service.records.tenants.set_quotas(tenant, values)
         service.access.forget_tenant(tenant)
         _note("tenant.change", tenant, **values)

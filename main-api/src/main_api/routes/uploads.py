@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enlight_common.errors import InvalidField
 from enlight_common.images import DEFAULT_BOUNDS, decode_base64
-from enlight_common.web import documented, parse_body, read_form
+from enlight_common.web import current_request_id, documented, parse_body, read_form
 from flask import Blueprint, Response, request
 
 from main_api.ids import new_id
@@ -50,6 +50,17 @@ def upload() -> tuple[Response, int]:
         return _announced(body.size or 0)
 
 
+def note_upload(upload_id: str) -> None:
+    """Take down who made it, or may put it from now on."""
+    context().service.records.audit.record(
+        "upload.create",
+        tenant=caller().tenant,
+        actor=caller().actor,
+        target=upload_id,
+        request_id=current_request_id(),
+    )
+
+
 def _parts() -> list[Picture]:
     read_form()
     files = request.files.getlist("file")
@@ -65,6 +76,8 @@ def _stored(pictures: list[Picture]) -> tuple[Response, int]:
     ids = [new_id() for _ in pictures]
     keyed = [(one, upload_key(tenant, upload_id)) for one, upload_id in zip(pictures, ids, strict=True)]
     service.sources.store(tenant, keyed, "upload")
+    for upload_id in ids:
+        note_upload(upload_id)
     shown = [
         {"id": upload_id, "size": one.size, "source": f"upload:{upload_id}", "put_url": None}
         for one, upload_id in zip(pictures, ids, strict=True)
@@ -79,5 +92,6 @@ def _announced(size: int) -> tuple[Response, int]:
     key = upload_key(tenant, upload_id)
     url = service.pictures.upload_url(key)
     service.records.objects.announce([object_document(key, tenant, "upload", size=size)])
+    note_upload(upload_id)
     shown = {"id": upload_id, "size": size, "source": f"upload:{upload_id}", "put_url": url}
     return private_json({"uploads": [shown]}), 201

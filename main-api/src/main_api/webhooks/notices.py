@@ -42,20 +42,21 @@ class Notices:
             return Looked()
         owed = [name for name in LASTING if name in job.webhook["events"] and _has_come(job, name)]
         made = [one for name in owed if (one := self._make(job, name, derived_id("webhook", job.id, name)))]
-        if job.terminal:
+        passing = self._passing(job, job.webhook)
+        if job.terminal and not passing.again_ms:
             # Only now: until its deliveries are made, the sweep finds the job by this.
             self._jobs.note(job.id, {"webhook_due": 0}, where={"webhook_due": job.webhook_due})
-            return Looked(tuple(made))
-        passing = self._passing(job, job.webhook)
         return Looked((*made, *passing.deliveries), passing.again_ms)
 
     def _passing(self, job: Job, webhook: dict[str, Any]) -> Looked:
-        """Output and logs, at most every INTERVAL_MS."""
+        """Output and logs, at most every INTERVAL_MS, and at the job's end what was not told of yet."""
         told = webhook.get("told")
         known = told or {"at": 0, "pictures": 0, "logs": ""}
         logs = derived_id(*job.logs, repr(job.progress)) if job.logs or job.progress else ""
         news = []
-        if "output" in webhook["events"] and len(job.pictures) > known["pictures"]:
+        # Not how many there are: each step of a chain shows its own instead of those before.
+        newest = max((one["revision"] for one in job.pictures), default=0)
+        if "output" in webhook["events"] and newest > known["pictures"]:
             news.append("output")
         if "logs" in webhook["events"] and logs != known["logs"]:
             news.append("logs")
@@ -63,9 +64,9 @@ class Notices:
             return Looked()
         now = now_ms()
         early_ms = known["at"] + INTERVAL_MS - now
-        if early_ms > 0:
+        if early_ms > 0 and not job.terminal:
             return Looked(again_ms=early_ms)
-        telling = {"at": now, "pictures": len(job.pictures), "logs": logs}
+        telling = {"at": now, "pictures": newest, "logs": logs}
         where = {"webhook.told": None} if told is None else {"webhook.told.at": told["at"]}
         if self._jobs.note(job.id, {"webhook.told": telling}, where=where) is None:
             return Looked(again_ms=INTERVAL_MS)  # somebody else tells

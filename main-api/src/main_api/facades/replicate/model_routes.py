@@ -21,6 +21,7 @@ from main_api.routes.answers import private_json
 from main_api.routes.authorization import caller, requires
 from main_api.routes.context import context, submits
 from main_api.routes.paging import page_of
+from main_api.routes.uploads import note_upload
 from main_api.schemas.deliveries import WebhookSecret
 from main_api.schemas.models import PageQuery
 from main_api.storage import upload_key
@@ -95,6 +96,7 @@ def create_file() -> tuple[Response, int]:
         file_id = new_id()
         keyed = [(picture, upload_key(caller().tenant, file_id))]
         here.service.sources.store(caller().tenant, keyed, "upload")
+        note_upload(file_id)
     return private_json(_shown_file(file_id)), 201
 
 
