@@ -1,16 +1,15 @@
-"""Trained models in the memory of one process: the least recently used go when their bytes are wanted."""
+"""Whole models in the memory of one process: the least recently used go when their bytes are wanted."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Collection
 
 from dreambooth_api.models.artifact import ModelKey
 
 
 class LoadedModel(ABC):
-    """An adapter, or a whole model, ready to draw with."""
+    """A whole model, ready to draw with."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -18,36 +17,26 @@ class LoadedModel(ABC):
 
 
 class LoadedModels:
-    """Adapters and whole models together, bounded in bytes and in number; a drawing that needs more than the
-    bound gets it, and gives it back with the next one.
+    """Bounded in bytes and in number; a drawing that needs more than the bound gets it, and gives it back
+    with the next one.
 
-    Only the drawing thread uses it, apart from what says otherwise.
+    Only the thread of the plain drawings uses it, apart from what says otherwise.
     """
 
     def __init__(self, max_bytes: int, max_count: int) -> None:
         self.max_bytes, self.max_count = max_bytes, max_count
         self._models: OrderedDict[ModelKey, tuple[LoadedModel, int]] = OrderedDict()
         self._deleted: deque[ModelKey] = deque(maxlen=1024)
-        #: Replaced as a whole, never changed, so that other threads may read it.
+        #: Bytes of each, least recently used first. Replaced as a whole, so that any thread may read it.
         self.sizes: dict[ModelKey, int] = {}
         self.hits = 0
         self.misses = 0
         self.evictions = 0
 
     @property
-    def keys(self) -> list[ModelKey]:
-        """What is here, least recently used first. Fit for any thread, as is `sizes`, bytes of each."""
-        return list(self.sizes)
-
-    @property
     def total_bytes(self) -> int:
         """Bytes of all. Fit for any thread."""
         return sum(self.sizes.values())
-
-    @property
-    def models(self) -> list[LoadedModel]:
-        """The models of ``keys``."""
-        return [model for model, _ in self._models.values()]
 
     def find(self, key: ModelKey) -> LoadedModel | None:
         """The model, which counts as used now."""
@@ -59,24 +48,24 @@ class LoadedModels:
         self._tell()
         return self._models[key][0]
 
-    def make_room(self, size: int, keep: Collection[ModelKey] = ()) -> None:
-        """Drop what was not used for longest until one more of *size* bytes fits, but nothing of *keep*.
+    def make_room(self, size: int) -> None:
+        """Drop what was not used for longest until one more of *size* bytes fits.
 
         Before something is loaded: the two may not fit into memory together.
         """
-        self._shrink(self.max_count - 1, self.max_bytes - size, keep)
+        self._shrink(self.max_count - 1, self.max_bytes - size)
 
-    def put(self, key: ModelKey, model: LoadedModel, size: int, keep: Collection[ModelKey] = ()) -> None:
-        """Keep a model that turned out to have *size* bytes, and drop others, but for *keep*, if need be."""
+    def put(self, key: ModelKey, model: LoadedModel, size: int) -> None:
+        """Keep a model that turned out to have *size* bytes, and drop others if need be."""
         self._models[key] = (model, size)
         self._tell()
-        self._shrink(self.max_count, self.max_bytes, {key, *keep})
+        self._shrink(self.max_count, self.max_bytes, keep=key)
 
-    def _shrink(self, count: int, size: int, keep: Collection[ModelKey]) -> None:
+    def _shrink(self, count: int, size: int, keep: ModelKey | None = None) -> None:
         for key in list(self._models):
             if len(self._models) <= count and self.total_bytes <= size:
                 return
-            if key not in keep:
+            if key != keep:
                 self._drop(key)
                 self.evictions += 1
 

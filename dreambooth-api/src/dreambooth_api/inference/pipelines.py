@@ -53,17 +53,6 @@ class PipelineSet:
         parts = [part for part in self.text.components.values() if hasattr(part, "parameters")]
         return sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
 
-    def cut_off(self, prompt: str) -> str | None:
-        """What of *prompt* is beyond the text encoder's tokens, or None where all of it fits."""
-        tokenizer = self.text.tokenizer
-        longest = tokenizer.model_max_length
-        tokens = tokenizer(prompt, truncation=False, return_offsets_mapping=True)
-        if len(tokens.input_ids) <= longest:
-            return None
-        # The last place is the end mark's: this token is the first that finds none.
-        begins_at = tokens.offset_mapping[longest - 1][0]
-        return prompt[begins_at:].strip()
-
 
 def arguments(drawing: Drawing, pictures: int, conditioning: Conditioning | None = None) -> dict[str, Any]:
     """Keyword arguments that draw *pictures* pictures of *drawing* in one batch.
@@ -121,7 +110,7 @@ class LoadedPipelines(LoadedModel):
 
 
 class FullModels:
-    """Whole fine-tunes. Not thread-safe: the one drawing thread uses it."""
+    """Whole fine-tunes. Not thread-safe: the one thread of the plain drawings uses it."""
 
     def __init__(self, cache: ModelCache, loaded: LoadedModels, device: str, dtype: torch.dtype) -> None:
         self._cache = cache
@@ -135,6 +124,7 @@ class FullModels:
         Raises:
             StoreUnavailable, StoreCorrupt, StorageFull: it was damaged, and could not be fetched again.
         """
+        self._loaded.drop_deleted()
         key = artifact.manifest.key
         found = self._loaded.find(key)
         if isinstance(found, LoadedPipelines):

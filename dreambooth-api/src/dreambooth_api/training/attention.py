@@ -18,7 +18,7 @@ def install(unet: Any) -> None:
         if isinstance(module, Attention) and _is_plain(module):
             # Not as a processor: diffusers inspects a processor's signature in each call, 4% of a pass of the
             # tiny UNet.
-            module.forward = functools.partial(attend, module)  # type: ignore[method-assign]
+            module.forward = functools.partial(attend, module)
 
 
 def _is_plain(layer: Any) -> bool:
