@@ -72,6 +72,16 @@ def test_who_has_stored_enough_may_draw_again_after_deleting(main_api: MainApi, 
     tenant.post(f"/v1/jobs/{waiting}/cancel")
 
 
+def test_the_weights_of_all_versions_are_counted(main_api: MainApi, service: Service) -> None:
+    tenant = main_api.as_tenant("stored-weights", max_stored_bytes=100)
+    service.records.models.add_version("stored-weights", "shoe", {"version": "1", "bytes": 40})
+    assert tenant.post("/v1/generations", json={"prompt": "a shoe"}).status_code == 202
+    service.records.models.add_version("stored-weights", "shoe", {"version": "2", "bytes": 60})
+    service.cache.forget("stored:stored-weights")
+    assert service.records.models.stored_bytes("stored-weights") == 100
+    assert tenant.post("/v1/generations", json={"prompt": "a shoe"}).status_code == 429
+
+
 def test_what_belongs_to_nothing_is_swept_and_the_rest_is_kept(main_api: MainApi, service: Service) -> None:
     name = "stored-5"
     tenant, node = main_api.as_tenant(name), main_api.as_node()

@@ -86,7 +86,7 @@ class Models:
 
     def stored_bytes(self, tenant: str) -> int:
         """What the weights of the tenant's models take."""
-        found = self._records.find({"tenant": tenant}, fields=["versions.bytes"])
+        found = self._records.find({"tenant": tenant}, fields=["versions"])
         return sum(int(one.get("bytes") or 0) for model in found for one in model["versions"])
 
     def delete(self, tenant: str, model_id: str) -> bool:
