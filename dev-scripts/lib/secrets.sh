@@ -27,9 +27,9 @@ keep_secret() (
 )
 
 # ensure_key NAME [node-keys] -- ARGUMENT…  makes a key of main-api, by `create` with those arguments, and keeps it as
-# that secret, unless the database knows the one that is kept.
+# that secret, unless the one that is kept is valid.
 ensure_key() {
-  local name=$1 file made known id
+  local name=$1 file made
   local -a group=()
   shift
   while [[ $1 != -- ]]; do
@@ -39,9 +39,7 @@ ensure_key() {
   shift
   file=$(secret_file "$name")
   if [[ -s $file ]]; then
-    id=$(cut -d _ -f 2 "$file")
-    known=$(main_api_keys "${group[@]}" list) || fail "the keys cannot be read from the database"
-    if grep -F "\"id\": \"$id\"" <<<"$known" | grep -qF '"revoked_at": null'; then
+    if main_api_keys "${group[@]}" verify <"$file" 2>/dev/null; then
       return
     fi
   fi

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from denoising_parts import EQUAL, Wanted, denoiser, error, ours, step_all, under_way
+from dreambooth_api.inference.denoising.loop import StepLoop
 from dreambooth_api.inference.denoising.submission import Submission
+from dreambooth_api.inference.denoising.turns import Turns
 from enlight_common.errors import OutOfMemory, TimedOut
 from enlight_common.queue import Canceled
 
@@ -132,3 +135,26 @@ def test_progress_counts_the_steps_of_all_pictures_of_a_request() -> None:
     step_all(denoiser(), {0: [of(mine, steps=3)], 1: [of(mine, seed=8, steps=3)]})
     assert told == [(1, 6), (3, 6), (5, 6), (6, 6)]
     assert mine.device_seconds > 0
+
+
+def test_the_thread_goes_on_after_what_should_not_have_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = denoiser()
+    finished: list[Any] = []
+    loop = StepLoop(steps, Turns(), finished.append, ended=lambda: None)
+    unlucky, kept = Submission(1), Submission(1)
+    with monkeypatch.context() as patch:
+
+        def breaks(*_: object) -> None:
+            raise RuntimeError("the device is gone")
+
+        patch.setattr(steps, "_account", breaks)
+        loop.submit([of(unlucky)])
+        with pytest.raises(RuntimeError, match="the device is gone"):
+            unlucky.result()
+    loop.submit([picture := of(kept, seed=1, steps=4)])
+    deadline = time.monotonic() + 60
+    while not finished and time.monotonic() < deadline:
+        time.sleep(0.01)
+    loop.close()
+    assert finished == [picture]
+    assert error(KEPT, picture) < EQUAL

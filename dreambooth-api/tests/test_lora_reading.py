@@ -343,7 +343,14 @@ def test_a_header_beyond_its_bound_is_not_read(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "metadata", ["{", "[]", "[" * 100_000, json.dumps({"unet.lora_alpha": "x", "unet.alpha_pattern": [1]})]
+    "metadata",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        json.dumps({"unet.lora_alpha": "x", "unet.alpha_pattern": [1]}),
+        '{"unet.lora_alpha": 1' + "0" * 400 + "}",
+    ],
 )
 def test_metadata_of_another_shape_counts_as_none(tmp_path: Path, metadata: str) -> None:
     unet = tiny_unet()

@@ -109,9 +109,7 @@ PROBLEM = {"type": "/problems/not-found", "detail": "there is nothing at this ad
         (404, PROBLEM),
         (404, b"<html>not an instance</html>"),
         (405, b""),
-        (413, {"type": "/problems/payload-too-large", "detail": "too large"}),
         (507, {"type": "/problems/storage-full", "detail": "the disk is full"}),
-        (202, run_state("failed", error="no room", error_kind="storage-full")),
     ],
 )
 def test_what_is_wrong_with_the_machine_does_not_count_against_the_job(
@@ -128,6 +126,29 @@ def test_what_is_wrong_with_the_machine_does_not_count_against_the_job(
     assert job.completion is None
     assert [release.counts for release in job.releases] == [False]
     assert job.attempts == 0
+
+
+def test_a_run_that_fills_the_disk_is_not_tried_for_ever(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    instance.answers["POST /train"] = (202, run_state("failed", error="no room", error_kind="storage-full"))
+    start(instance)
+    job = training(main_api)
+    until(lambda: job.releases or job.completion is not None)
+    assert [release.counts for release in job.releases] == [True]
+
+
+def test_a_job_too_large_for_the_instance_fails(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    problem = {"type": "/problems/payload-too-large", "message": "too large", "detail": "too large"}
+    instance.answers["POST /train"] = (413, problem)
+    start(instance)
+    job = training(main_api)
+    until(lambda: job.releases or job.completion is not None)
+    assert job.completion is not None
+    assert job.completion.error is not None
+    assert job.completion.error.type == "payload-too-large"
 
 
 @pytest.mark.parametrize(

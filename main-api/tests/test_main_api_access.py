@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ def command(
 
 
 def test_a_key_of_the_command_opens_the_door_until_it_is_revoked(
-    main_api: MainApi, command: Callable[..., Ran]
+    main_api: MainApi, command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = subprocess.run(
         [sys.executable, "-m", "main_api.keys", "create", "--tenant", "acme", "--scopes", "generate,read"],
@@ -65,6 +66,10 @@ def test_a_key_of_the_command_opens_the_door_until_it_is_revoked(
     listed = command("list", "--tenant", "acme").out
     assert [json.loads(line)["id"] for line in listed.splitlines()] == [key["id"]]
     assert key["key"] not in listed
+    monkeypatch.setattr("sys.stdin", io.StringIO(key["key"] + "\n"))
+    assert command("verify").status == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(key["key"].replace("enl_", "enn_")))
+    assert command("node-keys", "verify").status == 1
     assert command("revoke", key["id"]).status == 0
     assert client.get("/v1/jobs").status_code == 401
     assert command("revoke", key["id"]).status == 1

@@ -82,12 +82,17 @@ class Service:
         while not self._draining.is_set():
             try:
                 self._engine = self._loaded_engine()
-                self.trainings.prepare()
-                return
+                break
             except Exception as error:
                 log.exception("the base model could not be loaded")
                 self._not_ready = f"the base model could not be loaded ({type(error).__name__}); see the log"
             self._draining.wait(_LOAD_AGAIN_S)
+        else:
+            return
+        try:
+            self.trainings.prepare()
+        except Exception:
+            log.exception("no spare trainer is kept")
 
     def _loaded_engine(self) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
@@ -95,8 +100,9 @@ class Service:
         from dreambooth_api.inference.quiet import quieten_libraries
 
         quieten_libraries()
-        limits = EngineLimits(max_loaded_bytes=self.settings.model_memory_bytes)
-        engine = Engine(self.base, self.store, device := self.settings.device, limits=limits)
+        device = self.settings.device
+        limits = EngineLimits.for_base(self.base, device, self.settings.model_memory_bytes)
+        engine = Engine(self.base, self.store, device, limits=limits)
         started = time.monotonic()
         engine.load()
         seconds = round(time.monotonic() - started, 2)

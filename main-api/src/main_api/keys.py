@@ -1,5 +1,6 @@
 """``python -m main_api.keys``: make, list and revoke keys of tenants and of GPU machines; set quotas.
 
+    verify < KEY                             exit status 0 where it is valid
     create --tenant acme --scopes train,generate,read [--name …] [--expires-days N]
     list [--tenant acme]
     revoke KEY_ID
@@ -24,7 +25,7 @@ from enlight_common.ids import check_id
 from enlight_common.settings import SettingsError
 
 from main_api.clock import now_ms, rfc3339
-from main_api.records.keys import Keys, Scope
+from main_api.records.keys import Keys, Presented, Scope
 from main_api.records.tenants import QUOTA_BOUNDS, RETENTION_FIELDS
 from main_api.service import Service
 from main_api.settings import MainApiSettings
@@ -67,6 +68,15 @@ def _create(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
 def _list(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
     for document in keys.list(getattr(asked, "tenant", None)):
         print(json.dumps(_shown(document)))
+    return 0
+
+
+def _verify(service: Service, keys: Keys, asked: argparse.Namespace) -> int:
+    presented = Presented.parse(sys.stdin.readline().strip())
+    document = keys.get(presented.id) if presented is not None and presented.prefix == keys.prefix else None
+    if presented is None or not presented.opens(document, now_ms()):
+        print("keys: this is no valid key", file=sys.stderr)
+        return _FAILED
     return 0
 
 
@@ -174,6 +184,8 @@ def _add_commands(commands: Any, *, node: bool) -> None:
     if not node:
         listing.add_argument("--tenant")
     listing.set_defaults(run=_list, node=node)
+    verify = commands.add_parser("verify", help="read a key and tell whether it is valid")
+    verify.set_defaults(run=_verify, node=node)
     revoke = commands.add_parser("revoke", help="make a key invalid, now")
     revoke.add_argument("key_id")
     revoke.set_defaults(run=_revoke, node=node)

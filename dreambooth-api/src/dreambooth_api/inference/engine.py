@@ -49,6 +49,14 @@ class EngineLimits:
     #: Four pictures of 512×512: what SD 1.5 draws at once in under 8 GB of fp16.
     max_batch_pixels: int = 4 * 512 * 512
 
+    @classmethod
+    def for_base(cls, base: BaseModel, device: str, max_loaded_bytes: int) -> EngineLimits:
+        """Whole batches of the base's own size on a GPU, where one that does not fit is halved."""
+        limits = cls(max_loaded_bytes=max_loaded_bytes)
+        if torch.device(device).type != "cuda":
+            return limits
+        return replace(limits, max_batch_pixels=limits.max_batch * base.resolution**2)
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -172,4 +172,6 @@ def _latents(request: PlainRequest, pipelines: PipelineSet, seeds: Sequence[int]
             callback_on_step_end=watch,
             output_type="latent",
         ).images
+    if latents.device.type == "cuda":
+        torch.cuda.current_stream(latents.device).synchronize()  # they are decoded in another stream
     return latents

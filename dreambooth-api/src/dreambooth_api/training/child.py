@@ -69,15 +69,17 @@ class Control:
         return self._asked
 
     def _listen(self) -> None:
-        while (received := receive(self._service)) is not None:
-            match received.order:
-                case Begin():
-                    self._take_job(received, received.order)
-                case Pictures(waiting):
-                    self._turns.pictures(waiting)
-                case Stop():
-                    self._stop()
-        os._exit(_ORPHANED)
+        try:
+            while (received := receive(self._service)) is not None:
+                match received.order:
+                    case Begin():
+                        self._take_job(received, received.order)
+                    case Pictures(waiting):
+                        self._turns.pictures(waiting)
+                    case Stop():
+                        self._stop()
+        finally:
+            os._exit(_ORPHANED)  # nobody could stop it any more
 
     def _take_job(self, received: Received, begin: Begin) -> None:
         # The workspace's lock is held for as long as this process has the first file open.

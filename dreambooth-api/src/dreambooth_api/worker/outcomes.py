@@ -15,13 +15,13 @@ from dreambooth_api.worker.main_api import LeaseLost, Refused, Unavailable, pati
 _log = logging.getLogger(__name__)
 
 _BUSY_STATUSES = (408, 429, 503)
-#: What a wrong setting of this machine (its key, its instance's address or bounds) or its full disk is
-#: answered with, whatever the job.
-_OWN_FAULTS = (401, 403, 405, 413, 507)
+#: What a wrong setting of this machine (its key, its instance's address) or its full disk is answered with,
+#: whatever the job. Not 413: a job too large for all instances would come back for ever.
+_OWN_FAULTS = (401, 403, 405, 507)
 #: A 404 that is about the job. Another one is about the address: no instance is there.
 _MISSING = ("unknown-model", "no-such-object")
 _TOO_LARGE = "model-too-large"  # for any machine's cache of that size, however often it is tried
-_OWN_FAULT_PAUSE_S = 30.0  # somebody has to do something
+OWN_FAULT_PAUSE_S = 30.0  # somebody has to do something
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def of_refusal(answer: Answer) -> GivenBack | Failed:
 def own_fault(reason: str) -> GivenBack:
     """It is this machine that cannot do it: no job is to suffer for that."""
     _log.error("a job is given back, as this machine cannot do it: %s", reason)
-    return GivenBack(reason, counts=False, pause_s=_OWN_FAULT_PAUSE_S)
+    return GivenBack(reason, counts=False, pause_s=OWN_FAULT_PAUSE_S)
 
 
 def report(held: Held, outcome: Outcome) -> Verdict:

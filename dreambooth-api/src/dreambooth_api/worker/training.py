@@ -15,6 +15,7 @@ from dreambooth_api.worker.held import Held
 from dreambooth_api.worker.http import Unreachable
 from dreambooth_api.worker.instance import Instance, NotDone
 from dreambooth_api.worker.outcomes import (
+    OWN_FAULT_PAUSE_S,
     Canceled,
     Failed,
     GivenBack,
@@ -22,7 +23,6 @@ from dreambooth_api.worker.outcomes import (
     Outcome,
     Succeeded,
     of_refusal,
-    own_fault,
 )
 from dreambooth_api.worker.transfers import Transfers, is_final
 
@@ -176,7 +176,9 @@ class TrainingWork:
         if state.error_kind in _HOPELESS:
             return Failed(state.error_kind, state.error or "the training failed", _metrics(state))
         if state.error_kind == "storage-full":
-            return own_fault(state.error or "there is no room left on the disk")
+            # Perhaps the run's own checkpoints are what fills it: counted, so that it is not tried for ever.
+            reason = state.error or "there is no room left on the disk"
+            return GivenBack(reason, counts=True, pause_s=OWN_FAULT_PAUSE_S)
         return GivenBack(state.error or f"the run was {state.status} at the instance", counts=True)
 
 

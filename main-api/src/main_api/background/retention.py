@@ -28,6 +28,7 @@ _PICTURES = ("picture",)
 class Retention:
     def __init__(self, service: Service) -> None:
         self._records = service.records
+        self._store = service.pictures.store
         self._leftover_ms = 1000 * (service.settings.url_expires_s + _LATEST_PUT_S)
         self._removal = ObjectRemoval(service.pictures, service.records.objects, service.records.jobs)
 
@@ -58,12 +59,19 @@ class Retention:
             job = self._records.jobs.get(one["job_id"]) if one["job_id"] is not None else None
             if job is not None and not job.terminal:
                 continue
-            if job is not None and one["_id"] in job.keys:
+            shown = one["_id"] in job.keys if job is not None else self._arrived(one)
+            if shown:
                 # Of a cloud's store nobody saw it arrive.
                 objects.note(one["_id"], {"state": STORED, "settled": True})
             else:
                 removed += self._removal.remove([one])
         return removed
+
+    def _arrived(self, document: Document) -> bool:
+        """Whether an upload that no job named yet was put, straight into a cloud's store."""
+        if document["purpose"] != "upload" or document["state"] != PENDING:
+            return False
+        return self._store.stat(document["_id"]) is not None
 
     def _of_tenant(self, tenant: Document) -> int:
         quotas = self._records.tenants.quotas_of(tenant)

@@ -41,6 +41,13 @@ class Begun:
     drawing: Future[Job | None]
 
 
+def _never() -> Future[Job | None]:
+    """Of a drawing that was not begun."""
+    future: Future[Job | None] = Future()
+    future.set_result(None)
+    return future
+
+
 class Interactive:
     """Draws as many generations at once as `places` says; the rest waits for workers."""
 
@@ -92,7 +99,15 @@ class Interactive:
             return None
         with self._lock:
             self._running += 1
-        return Begun(claimed, self._threads.submit(self._draw, self._instances, claimed))
+        try:
+            return Begun(claimed, self._threads.submit(self._draw, self._instances, claimed))
+        except RuntimeError:
+            # No thread is to be had. The lease runs out, and a worker goes on.
+            log.exception("a job could not be begun", extra={"job_id": job.id})
+            with self._lock:
+                self._running -= 1
+            self._places.release()
+            return Begun(claimed, _never())
 
     def drain(self, seconds: float) -> None:
         """Begin nothing more, and give what is being drawn `seconds`."""

@@ -80,7 +80,9 @@ class BatchedDrawings:
         def begin() -> None:
             try:
                 if not whose.over:
-                    self._loop.submit(self._begin(drawing, seeds, trajectory, adapters, whose))
+                    pictures = self._begin(drawing, seeds, trajectory, adapters, whose)
+                    self._beside.synchronize()
+                    self._loop.submit(pictures)
             except Exception as error:
                 whose.fail(error)
 

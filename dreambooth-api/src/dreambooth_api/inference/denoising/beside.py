@@ -42,12 +42,19 @@ class SideThread:
 
         def work() -> None:
             try:
-                answer.set_result(question())
+                found = question()
+                self.synchronize()
+                answer.set_result(found)
             except BaseException as error:
                 answer.set_exception(error)
 
         self.urgently(work)
         return answer.result()
+
+    def synchronize(self) -> None:
+        """To be called by work that hands on what it made: only then is that there for other streams."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
     def later(self, work: Work) -> None:
         """Do *work* when nothing urgent is left. It must not raise."""

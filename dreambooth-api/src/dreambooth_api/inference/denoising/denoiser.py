@@ -70,7 +70,7 @@ class Denoiser:
 
     def admit(self, picture: PictureUnderWay) -> None:
         """Take a picture on."""
-        for tensor in (picture.latents, *picture.conditioning.tensors):
+        for tensor in (picture.latents, picture.previous_x0, *picture.conditioning.tensors):
             self._pace.came_from_beside(tensor)
         self._pictures.append(picture)
         if self._batch is not None and self._fits(self._chosen, picture):
@@ -107,6 +107,13 @@ class Denoiser:
         done = [picture for picture in batch.pictures if picture.steps_left == 0]
         self._forget(done)
         return done
+
+    def give_up(self, error: Exception) -> None:
+        """End everybody's pictures, after something that should not have happened."""
+        for picture in self._pictures:
+            picture.submission.fail(error)
+        self._batch, self._turn = None, 0
+        self._forget(self._pictures)
 
     def _drop_those_over(self) -> None:
         if self._batch is not None:

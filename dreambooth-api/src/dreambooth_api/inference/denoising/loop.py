@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dreambooth_api.inference.denoising.denoiser import Denoiser
 from dreambooth_api.inference.denoising.turns import Turns
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
+
+log = logging.getLogger(__name__)
 
 
 class StepLoop:
@@ -40,19 +43,28 @@ class StepLoop:
             self._changed.notify()
 
     def _step_forever(self) -> None:
-        while self._take_on_those_who_came():
-            with self._turns:
-                done = self._denoiser.step()
-            for picture in done:
-                self._finished(picture)
+        while self._wait():
+            try:
+                self._step()
+            except Exception as error:
+                # Whoever waits is told, and the thread goes on: without it nobody would ever be answered.
+                log.exception("the pictures under way were given up")
+                self._denoiser.give_up(error)
         self._ended()
 
-    def _take_on_those_who_came(self) -> bool:
+    def _step(self) -> None:
+        with self._changed:
+            arrived, self._arrived = self._arrived, deque()
+        for picture in arrived:
+            self._denoiser.admit(picture)
+        with self._turns:
+            done = self._denoiser.step()
+        for picture in done:
+            self._finished(picture)
+
+    def _wait(self) -> bool:
         """Wait until there is something to step; False where there will not be."""
         with self._changed:
             while not (self._arrived or self._denoiser.busy or self._closing):
                 self._changed.wait()
-            arrived, self._arrived = self._arrived, deque()
-        for picture in arrived:
-            self._denoiser.admit(picture)
-        return self._denoiser.busy
+            return bool(self._arrived) or self._denoiser.busy

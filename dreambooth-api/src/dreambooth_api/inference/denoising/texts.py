@@ -55,7 +55,8 @@ class Texts:
             pooled = encoded[2] if len(encoded) == 4 else None
             return Text(encoded[0], pooled, cut_off(self._pipeline.tokenizer, prompt))
 
-        return self._cache.get((prompt, applied), encode)
+        # Not the uses themselves: a cached text would keep their weights in memory.
+        return self._cache.get((prompt, tuple((use.key, use.weight) for use in applied.uses)), encode)
 
 
 def cut_off(tokenizer: Any, prompt: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,9 @@ from typing import Any
 # diffusers/loaders/lora_base.py: `LORA_ADAPTER_METADATA_KEY`; peft's `LoraConfig.to_dict()`, with the part
 # of the pipeline before each name.
 _KEY = "lora_adapter_metadata"
+#: SDXL has some 800 layers that can have a scale of their own.
+_MAX_PATTERNS = 4096
+_MAX_ALPHA = 1e9
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,17 @@ class SavedScales:
         part, _, path = name.partition(".")
         config = self._configs.get(part, {})
         alpha = _matching(config.get("alpha_pattern"), path, config.get("lora_alpha"))
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or not abs(alpha) <= _MAX_ALPHA:
             return 1.0
         return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _matching(pattern: Any, path: str, otherwise: Any) -> Any:
     """The value of the key that *path* ends in, as peft's ``get_pattern_key`` finds it for plain names."""
-    if isinstance(pattern, dict):
+    if isinstance(pattern, dict) and len(pattern) <= _MAX_PATTERNS:
         for key, value in pattern.items():
             # Taken literally: a regular expression from a stranger's file could run for ever.
-            if re.search(rf"(?:^|\.){re.escape(key.removeprefix('^'))}$", path):
+            name = key.removeprefix("^")
+            if path == name or path.endswith(f".{name}"):
                 return value
     return otherwise
