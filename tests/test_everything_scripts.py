@@ -49,9 +49,12 @@ class AllServices(Services):
         )
 
     def start_in_background(self) -> subprocess.Popen[str]:
-        """In a process group of its own, as in a terminal: that is what Ctrl-C goes to."""
+        """In a process group of its own, as in a terminal: that is what Ctrl-C goes to.
+
+        Nor is it ignored, as it is in what a shell runs in the background: these tests, say.
+        """
         return subprocess.Popen(
-            [DEV_SCRIPTS / "start.sh"],
+            ["env", "--default-signal=INT", DEV_SCRIPTS / "start.sh"],
             env=self._environment({}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
