@@ -40,8 +40,9 @@ def _is_public(address: Address) -> bool:
             return False
         if address in _NAT64:
             return _is_public(_v4(int(address)))
-        # Teredo (2001::/32) is among the addresses that are not global.
-        if address not in _GLOBAL_UNICAST or not address.is_global:
+        # Teredo (2001::/32) is among the addresses that are not global; 6to4 (2002::/16) was, before 3.11.4.
+        six_to_four = address.sixtofour is not None
+        if address not in _GLOBAL_UNICAST or not (address.is_global or six_to_four):
             return False
         low = int(address) & (2**64 - 1)
         leads_to = [address.sixtofour] if address.sixtofour is not None else []
