@@ -34,9 +34,9 @@ def test_health_is_answered_before_it_is_ready(running: RunningProcess) -> None:
 
 def test_a_full_queue_is_a_503_and_clients_that_leave_make_room(running: RunningProcess) -> None:
     running.until(lambda: running.answers("/readyz"))
-    # The first is taken out of the queue at once, the second waits in it.
-    first = running.send("/upsampler", LONG)
-    running.until(lambda: running.metric("requests_in_flight") >= 2)
+    # The first is taken out of the queue before the second comes, which waits in it.
+    first = running.send("/upsampler", LONG, "first")
+    running.until(lambda: running.state("first") == "upscaling")
     second = running.send("/upsampler", LONG)
     running.until(lambda: running.metric("pictures_waiting") == 1)
     refused = running.client.post("/upsampler", json=QUICK)
