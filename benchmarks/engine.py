@@ -17,7 +17,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from dreambooth_api import openmp
+from enlight_common import openmp
 
 # Before torch is imported, as the service's start does.
 os.environ.update({**openmp.WAITING, **os.environ})

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dreambooth_api import openmp
+from enlight_common import openmp
 
 os.environ.update({**openmp.WAITING, **os.environ})
 

@@ -19,15 +19,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from dreambooth_api.inference.engine import Engine, EngineLimits
-from dreambooth_api.inference.quiet import quieten_libraries
 from dreambooth_api.inference.request import DrawRequest, WeightedModel
 from dreambooth_api.models.artifact import BaseReference, Manifest, now
 from dreambooth_api.models.bases import TINY, load_pipeline, resolve_base
 from dreambooth_api.models.store import ModelStore, open_store
+from enlight_common.quiet import quieten
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -45,7 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: a temporary folder)")
     args = parser.parse_args()
-    quieten_libraries()
+    quieten(diffusers.logging, transformers.logging)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         store = open_store((folder / "objects").as_uri(), folder / "cache", ROOM)
@@ -114,7 +116,8 @@ def pictures(store: ModelStore, folder: Path, models: int, steps: int, rounds: i
     size = max(publish_adapter(store, name) for name in names)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     # A little more than they take, so that exactly so many fit.
-    limits = EngineLimits(max_loaded_bytes=size * models + size // 2)
+    # Adapters have half of the bound, whole fine-tunes the other.
+    limits = EngineLimits(max_loaded_bytes=2 * (size * models + size // 2))
     engine = Engine(resolve_base(TINY), store, device, limits=limits)
     engine.load()
 

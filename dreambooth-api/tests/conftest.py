@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from dreambooth_api import openmp
+from enlight_common import openmp
 
 # Before torch is imported, as the service's start does.
 os.environ.update({**openmp.WAITING, **os.environ})

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from enlight_common import openmp
 from enlight_common.settings import SettingsError
 from enlight_common.web import become_gunicorn
 
-from dreambooth_api import openmp
 from dreambooth_api.settings import ServiceSettings
 
 _BAD_SETTINGS = 2

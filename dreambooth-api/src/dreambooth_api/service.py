@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from enlight_common.errors import EnlightError, ShuttingDown, Unavailable
+from enlight_common.quiet import quieten
 
 from dreambooth_api.inference.admission import Admission
 from dreambooth_api.models.bases import resolve_base
@@ -96,10 +97,12 @@ class Service:
 
     def _loaded_engine(self) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
-        from dreambooth_api.inference.engine import Engine, EngineLimits
-        from dreambooth_api.inference.quiet import quieten_libraries
+        import diffusers
+        import transformers
 
-        quieten_libraries()
+        from dreambooth_api.inference.engine import Engine, EngineLimits
+
+        quieten(diffusers.logging, transformers.logging)
         device = self.settings.device
         limits = EngineLimits.for_base(self.base, device, self.settings.model_memory_bytes)
         engine = Engine(self.base, self.store, device, limits=limits)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from dreambooth_api import openmp
+from enlight_common import openmp
+
 from dreambooth_api.training.orders import SharingPolicy
 from dreambooth_api.training.process import TrainerProcess
 from dreambooth_api.training.workspace import Workspace

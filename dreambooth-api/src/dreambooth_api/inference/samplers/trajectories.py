@@ -41,11 +41,6 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.noise_steps)
 
-    @property
-    def noisy(self) -> bool:
-        """Whether any step draws noise of its own."""
-        return any(self.noise_steps)
-
 
 _SCHEDULES: Mapping[str, Callable[[Any, int], Schedule | None]] = {
     "DDIMScheduler": timestep_samplers.ddim,
