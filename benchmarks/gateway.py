@@ -102,17 +102,14 @@ def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
 
 
 def report(seconds: dict[str, list[float]]) -> None:
-    """Medians, and the median of what each way adds to the first way in the same round."""
+    """Medians, and what each way adds to the first way in the same round: median and middle half."""
     first = next(iter(seconds.values()))
-    print(f"{'':26}{'median ms':>10}{'adds ms':>9}{'adds %':>8}{'of 1 s %':>10}")
+    print(f"{'':26}{'median ms':>10}{'adds ms':>9}{'middle half':>18}{'of 1 s %':>10}")
     for name, values in seconds.items():
-        added = [value - base for value, base in zip(values, first, strict=True)]
-        relative = [more / base for more, base in zip(added, first, strict=True)]
-        more = statistics.median(added)
-        print(
-            f"{name:26}{1000 * statistics.median(values):10.1f}{1000 * more:9.1f}"
-            f"{100 * statistics.median(relative):8.2f}{100 * more:10.2f}"
-        )
+        added = [1000 * (value - base) for value, base in zip(values, first, strict=True)]
+        low, more, high = statistics.quantiles(added, n=4)
+        middle = f"{low:.1f} to {high:.1f}"
+        print(f"{name:26}{1000 * statistics.median(values):10.1f}{more:9.1f}{middle:>18}{more / 10:10.2f}")
 
 
 def submissions(addresses: Addresses, clients: int, seconds: float) -> float:
