@@ -4,8 +4,9 @@
 
 Everything is started in a folder of its own by dev-scripts/start.sh. The ways to the same picture take turns,
 so that a machine that slows down slows all of them; what counts is what a way adds to the direct call of its
-own round. Jobs that do nothing are background removals that no process forwards: what is measured is taking
-them in.
+own round. "Outside" is the part of a call in which the service that draws did not have it, by its own log: a
+picture's time, which varies by more than a way adds, is not in it, and nor is what the way does meanwhile.
+Jobs that do nothing are background removals that no process forwards: what is measured is taking them in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import base64
 import contextlib
 import io
+import json
 import os
 import random
 import signal
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +49,23 @@ class Addresses:
     nginx: str
     main_api: str
     key: str
+    #: Of the service that draws, a JSON document for each request.
+    log: Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """A picture that was asked for. Seconds, as its client and as the service that drew it saw them."""
+
+    seconds: float
+    handled: float
+
+    @property
+    def outside(self) -> float:
+        return self.seconds - self.handled
+
+
+Way = Callable[[str], object]
 
 
 def main() -> None:
@@ -60,25 +80,31 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as addresses:
-        report(measure(ways(addresses, args.steps), args.rounds))
+        report(measure(ways(addresses, args.steps), args.rounds, addresses.log))
         for clients in CLIENTS:
             print(f"{clients:3} clients: {submissions(addresses, clients, args.seconds):7.0f} jobs a second")
 
 
-def ways(addresses: Addresses, steps: int) -> dict[str, Callable[[], object]]:
-    """Calls that give the same picture; the first is what the others are compared with."""
+def ways(addresses: Addresses, steps: int) -> dict[str, Way]:
+    """Calls by a request's id that give the same picture; the first is what the others are compared with."""
     timeout = httpx.Timeout(600)
     body: dict[str, Any] = {"prompt": PROMPT, "num_inference_steps": steps, "seed": 7}
     key = {"Authorization": f"Bearer {addresses.key}"}
 
-    def kept(url: str, headers: dict[str, str]) -> Callable[[], object]:
+    def kept(url: str, headers: dict[str, str]) -> Way:
         client = httpx.Client(base_url=url, timeout=timeout, headers=headers)
-        return lambda: client.post("/inference", json={**body, "num_image": 1}).raise_for_status()
+
+        def draw(request_id: str) -> None:
+            one = {**body, "num_image": 1}
+            client.post("/inference", json=one, headers={"X-Request-Id": request_id}).raise_for_status()
+
+        return draw
 
     waiting = httpx.Client(base_url=addresses.main_api, timeout=timeout, headers={**key, "Prefer": "wait=60"})
 
-    def job() -> None:
-        answer = waiting.post("/v1/generations?output=base64", json=body).raise_for_status()
+    def job(request_id: str) -> None:
+        headers = {"X-Request-Id": request_id}
+        answer = waiting.post("/v1/generations?output=base64", json=body, headers=headers).raise_for_status()
         assert answer.json()["status"] == "succeeded", answer.text
 
     return {
@@ -89,27 +115,41 @@ def ways(addresses: Addresses, steps: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, in an order of chance, after one round of warming up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def measure(ways: dict[str, Way], rounds: int, log: Path) -> dict[str, list[Call]]:
+    """The calls of each way in each round, in an order of chance, after one round of warming up."""
+    taken: dict[str, dict[str, float]] = {name: {} for name in ways}
     for number in range(rounds + 1):
         for name in random.sample(list(ways), len(ways)):
+            request_id = uuid.uuid4().hex
             started = time.perf_counter()
-            ways[name]()
+            ways[name](request_id)
             if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+                taken[name][request_id] = time.perf_counter() - started
+    lines = [json.loads(line) for line in log.read_text().splitlines() if '"/inference"' in line]
+    handled = {line["request_id"]: float(line["seconds"]) for line in lines}
+    return {
+        name: [Call(seconds, handled[request_id]) for request_id, seconds in calls.items()]
+        for name, calls in taken.items()
+    }
 
 
-def report(seconds: dict[str, list[float]]) -> None:
-    """Medians, and what each way adds to the first way in the same round: median and middle half."""
-    first = next(iter(seconds.values()))
-    print(f"{'':26}{'median ms':>10}{'adds ms':>9}{'middle half':>18}{'of 1 s %':>10}")
-    for name, values in seconds.items():
-        added = [1000 * (value - base) for value, base in zip(values, first, strict=True)]
-        low, more, high = statistics.quantiles(added, n=4)
-        middle = f"{low:.1f} to {high:.1f}"
-        print(f"{name:26}{1000 * statistics.median(values):10.1f}{more:9.1f}{middle:>18}{more / 10:10.2f}")
+def report(calls: dict[str, list[Call]]) -> None:
+    """Medians of what each way takes, and of what it adds to the first way in the same round."""
+    first = next(iter(calls.values()))
+    print(
+        f"{'milliseconds':26}{'picture':>9}{'adds':>9}{'outside':>9}{'adds outside':>14}{'middle half':>16}"
+    )
+    for name, ours in calls.items():
+        pairs = list(zip(ours, first, strict=True))
+        adds = statistics.median(1000 * (call.seconds - base.seconds) for call, base in pairs)
+        low, outside, high = statistics.quantiles(
+            [1000 * (call.outside - base.outside) for call, base in pairs], n=4
+        )
+        print(
+            f"{name:26}{1000 * statistics.median(call.seconds for call in ours):9.1f}{adds:9.1f}"
+            f"{1000 * statistics.median(call.outside for call in ours):9.1f}{outside:14.1f}"
+            f"{f'{low:.1f} to {high:.1f}':>16}"
+        )
 
 
 def submissions(addresses: Addresses, clients: int, seconds: float) -> float:
@@ -142,7 +182,6 @@ def running(folder: Path) -> Iterator[Addresses]:
         "DATA_DIR": str(folder),
         "ONLY": "mongodb,redis,broker,main-api,dreambooth",
         "INSTANCES": "1",
-        "LOG_LEVEL": "WARNING",
         "MAX_QUEUED": "1000000",
         "REQUESTS_A_MINUTE": "1000000",
     }
@@ -153,6 +192,7 @@ def running(folder: Path) -> Iterator[Addresses]:
             nginx=f"http://127.0.0.1:{ports['PORT']}",
             main_api=f"http://127.0.0.1:{ports['MAIN_API_PORT']}",
             key=(folder / "secrets/admin.key").read_text().strip(),
+            log=folder / "logs/cpu0.log",
         )
     finally:
         subprocess.run([ROOT / "dev-scripts/stop.sh"], env=environment, check=True)

