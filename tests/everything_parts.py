@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import random
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,6 +16,7 @@ from typing import Any
 import httpx
 from main_api_servers import MainApi, Server
 from PIL import Image
+from services import is_free
 
 #: Below those that the kernel gives to outgoing connections, which might have a port just when it is wanted.
 _QUIET_PORTS = range(10_000, 32_000)
@@ -28,19 +26,9 @@ def quiet_ports(count: int) -> int:
     """The first of *count* ports in a row that nothing listens on."""
     for _ in range(100):
         first = random.randrange(_QUIET_PORTS.start, _QUIET_PORTS.stop - count)
-        if all(_is_free(port) for port in range(first, first + count)):
+        if all(is_free(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no free ports in a row")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 class Instance(Server):
@@ -98,15 +86,7 @@ class Worker(Server):
         return self._settings
 
     def start(self) -> None:
-        with (self.folder / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                env={**os.environ, **self.environment()},
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self.spawn()
 
 
 class QuickInstance:

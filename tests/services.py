@@ -45,12 +45,12 @@ def free_ports(count: int) -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             first: int = probe.getsockname()[1]
-        if first + count < 65536 and all(_is_free(port) for port in range(first, first + count)):
+        if first + count < 65536 and all(is_free(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no free ports in a row")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -6,9 +6,7 @@ import base64
 import hashlib
 import io
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -41,31 +39,12 @@ class Background(Server):
     def environment(self) -> Mapping[str, str]:
         return self.settings
 
-    @property
-    def log(self) -> str:
-        return (self.folder / f"{self.name}.log").read_text()
-
     def start(self) -> None:
         """It listens nowhere: it is there when it says so."""
         lines = self.log.count('"ready"') if (self.folder / f"{self.name}.log").exists() else 0
         self.spawn()
         until(lambda: self.log.count('"ready"') > lines or not self.is_running, "the background is ready")
         assert self.is_running, self.log[-3000:]
-
-    def spawn(self) -> None:
-        with (self.folder / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                env={**os.environ, **self.environment()},
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    @property
-    def is_running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
 
 import pytest
 from facade_parts import Everything, everything
-from main_api_servers import MainApi, MongoStandIn, RedisServer, Server
-
-Running = TypeVar("Running", bound=Server)
+from main_api_servers import MainApi, MongoStandIn, RedisServer
 
 
 @pytest.fixture(scope="session")
 def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoStandIn]:
-    yield from _running(MongoStandIn(tmp_path_factory.mktemp("mongo")))
+    with MongoStandIn(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    yield from _running(RedisServer(tmp_path_factory.mktemp("redis")))
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def main_api(
     tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
 ) -> Iterator[MainApi]:
-    yield from _running(MainApi(tmp_path_factory.mktemp("main-api"), mongo, redis))
-
-
-def _running(server: Running) -> Iterator[Running]:
-    server.start()
-    try:
+    with MainApi(tmp_path_factory.mktemp("main-api"), mongo, redis) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from main_api.records.keys import Scope
@@ -45,7 +45,10 @@ def accepts(port: int) -> bool:
 
 
 class Server:
-    """A process that listens on a port of its own. Killed and started again, it keeps port and data."""
+    """A process that listens on a port of its own. Killed and started again, it keeps port and data.
+
+    As a context it runs until the context ends.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -60,6 +63,12 @@ class Server:
         return {}
 
     def start(self) -> None:
+        """Until it listens."""
+        self.spawn()
+        until(lambda: accepts(self.port) or not self.is_running, self.name)
+        assert self.is_running, self.log[-3000:]
+
+    def spawn(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -69,10 +78,21 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        until(
-            lambda: accepts(self.port) or self.process is None or self.process.poll() is not None, self.name
-        )
-        assert self.process.poll() is None, (self.folder / f"{self.name}.log").read_text()[-3000:]
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def kill(self) -> None:
         """-9, its children too."""

@@ -16,16 +16,12 @@ from worker_calls import put_picture, succeed
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MongoStandIn, RedisServer, MainApi]]:
     """A database, a Redis and a main-api that may be killed."""
     folder: Path = tmp_path_factory.mktemp("losses")
-    mongo, redis = MongoStandIn(folder), RedisServer(folder)
-    mongo.start()
-    redis.start()
-    api = MainApi(folder, mongo, redis, LEASE_S="120")
-    api.start()
-    try:
+    with (
+        MongoStandIn(folder) as mongo,
+        RedisServer(folder) as redis,
+        MainApi(folder, mongo, redis, LEASE_S="120") as api,
+    ):
         yield mongo, redis, api
-    finally:
-        for server in (api, redis, mongo):
-            server.kill()
 
 
 Servers = tuple[MongoStandIn, RedisServer, MainApi]

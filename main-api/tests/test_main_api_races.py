@@ -44,12 +44,8 @@ def quick_api(
 ) -> Iterator[MainApi]:
     """A main-api whose leases last a second, with records of its own."""
     folder = tmp_path_factory.mktemp("quick")
-    server = MainApi(folder, mongo, redis, LEASE_S=str(LEASE_S), MONGO_DATABASE="quick")
-    server.start()
-    try:
+    with MainApi(folder, mongo, redis, LEASE_S=str(LEASE_S), MONGO_DATABASE="quick") as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +135,21 @@ def test_an_idempotency_key_of_a_refused_request_may_come_with_another_body(quic
     assert ask().json()["id"] == made.json()["id"]
     assert ask(model_id="nobody-made-it").json()["type"] == "/problems/idempotency-key-reused"
     assert [job["id"] for job in tenant.get("/v1/jobs").json()["jobs"]] == [made.json()["id"]]
+
+
+def test_two_bodies_with_one_idempotency_key_at_the_same_moment_make_one_job(quick_api: MainApi) -> None:
+    tenant = quick_api.as_tenant("races-5")
+    for round_ in range(5):
+        headers = {"Idempotency-Key": f"order {round_}"}
+
+        def ask(number: int, headers: dict[str, str] = headers) -> httpx.Response:
+            return tenant.post("/v1/generations", json={"prompt": f"shoe {number % 2}"}, headers=headers)
+
+        answers = at_once(8, ask)
+        assert {answer.status_code for answer in answers} == {202, 422}
+        made = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+        assert len(made) == 1
+    assert len(tenant.get("/v1/jobs").json()["jobs"]) == 5
 
 
 def test_an_idempotency_key_is_free_again_after_a_day(service: Service) -> None:

@@ -39,13 +39,9 @@ def open_api(
 ) -> Iterator[MainApi]:
     """A main-api of its own, whose records may be deleted by what is tried."""
     folder, instance = tmp_path_factory.mktemp("schema"), Instance()
-    server = MainApi(folder, mongo, redis, MONGO_DATABASE="schema", DREAMBOOTH_URL=instance.url)
-    server.start()
-    try:
+    with MainApi(folder, mongo, redis, MONGO_DATABASE="schema", DREAMBOOTH_URL=instance.url) as server:
         yield server
-    finally:
-        server.kill()
-        instance.shutdown()
+    instance.shutdown()
 
 
 @pytest.fixture(scope="module")

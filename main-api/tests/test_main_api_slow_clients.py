@@ -24,12 +24,8 @@ def small(
 ) -> Iterator[MainApi]:
     """A main-api of few threads."""
     folder = tmp_path_factory.mktemp("slow")
-    main_api = MainApi(folder, mongo, redis, THREADS=str(THREADS), MONGO_DATABASE="slow")
-    main_api.start()
-    try:
-        yield main_api
-    finally:
-        main_api.kill()
+    with MainApi(folder, mongo, redis, THREADS=str(THREADS), MONGO_DATABASE="slow") as server:
+        yield server
 
 
 @contextmanager

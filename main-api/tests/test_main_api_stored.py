@@ -48,6 +48,21 @@ def test_a_signed_url_takes_what_was_announced_and_takes_it_once(main_api: MainA
     assert not service.pictures.store.exists(f"uploads/stored-1/{upload['id']}")
 
 
+def test_what_was_noted_as_stored_by_a_process_that_then_died_can_be_put_again(
+    main_api: MainApi, service: Service
+) -> None:
+    tenant = main_api.as_tenant("stored-7")
+    data = picture(20)
+    upload = announced(tenant, len(data))
+    assert httpx.put(upload["put_url"], content=data).status_code == 204
+    key = f"uploads/stored-7/{upload['id']}"
+    service.pictures.store.delete(key)  # as if it had been killed before the store had all of it
+    assert httpx.put(upload["put_url"], content=data[:-1] + b"-").status_code == 422
+    assert httpx.put(upload["put_url"], content=data).status_code == 204
+    assert service.pictures.store.exists(key)
+    assert tenant.post("/v1/photo-sets", json={"photos": [upload["source"]]}).status_code == 201
+
+
 def test_a_picture_that_is_not_the_one_its_worker_announced_is_refused(main_api: MainApi) -> None:
     tenant, node = main_api.as_tenant("stored-2"), main_api.as_node()
     claim = claimed(node, tenant.generation())

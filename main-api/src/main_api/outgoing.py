@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import select
+import io
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from enlight_common.errors import Unavailable
@@ -19,9 +20,10 @@ _STALL_S = 60.0
 #: A whole answer, once its first byte is there.
 _ARRIVAL_S = 300.0
 _RETRY_S = 5.0
-#: How often a request that waits is looked at for whether it is still wanted.
+#: How often it is asked whether the answer is still wanted, at least.
 _LOOK_S = 0.5
 _CHUNK = 1024 * 1024
+_BUFFER = 64 * 1024
 
 
 class NothingDone(Unavailable):
@@ -70,35 +72,58 @@ def post(
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sent = {"Content-Type": "application/json", "Connection": "close", **headers}
             connection.request("POST", address.path, body, sent)
-            _await_first_byte(connection.sock, timeout_s, stop)
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, _read(answer, max_bytes, stop))
+            watched: Any = _Watched(connection.sock, timeout_s, stop)
+            answer = http.client.HTTPResponse(watched, method="POST")
+            answer.begin()
+            return Answer(answer.status, answer.headers, _read(answer, max_bytes))
         except (OSError, http.client.HTTPException) as error:
             raise Broken(type(error).__name__) from error
 
 
-def _await_first_byte(connection: socket.socket, timeout_s: float, stop: Callable[[], bool]) -> None:
-    """Our services write nothing before they are done."""
-    deadline = time.monotonic() + timeout_s
-    while not select.select([connection], [], [], _LOOK_S)[0]:
-        if stop():
-            raise Stopped
-        if time.monotonic() >= deadline:
-            raise TimeoutError
+class _Watched(io.RawIOBase):
+    """What comes over a connection. Each read ends with Stopped when nobody wants the answer any more, and
+    with TimeoutError when its time is over: *first_byte_s* for the first, as our services write nothing
+    before they are done.
+    """
+
+    def __init__(self, connection: socket.socket, first_byte_s: float, stop: Callable[[], bool]) -> None:
+        connection.settimeout(_LOOK_S)
+        self._connection, self._stop = connection, stop
+        self._patience = time.monotonic() + first_byte_s
+        self._end: float | None = None
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """As `HTTPResponse` asks a socket for it."""
+        return io.BufferedReader(self, _BUFFER)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._stop():
+                raise Stopped
+            try:
+                received = self._connection.recv_into(buffer)
+            except TimeoutError:
+                if time.monotonic() < self._patience:
+                    continue
+                raise
+            now = time.monotonic()
+            self._end = self._end or now + _ARRIVAL_S
+            if now > self._end:
+                raise TimeoutError
+            self._patience = min(now + _STALL_S, self._end)
+            return received
 
 
-def _read(answer: http.client.HTTPResponse, max_bytes: int, stop: Callable[[], bool]) -> bytes:
-    deadline = time.monotonic() + _ARRIVAL_S
+def _read(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     chunks, received = [], 0
     while chunk := answer.read1(_CHUNK):
         chunks.append(chunk)
         received += len(chunk)
         if received > max_bytes:
             raise Broken("an answer without end")
-        if stop():
-            raise Stopped
-        if time.monotonic() >= deadline:
-            raise TimeoutError
     if answer.length:  # the connection ended before the answer did
         raise http.client.IncompleteRead(b"")
     return b"".join(chunks)

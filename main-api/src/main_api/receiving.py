@@ -11,7 +11,7 @@ from enlight_common.errors import Conflict, InvalidField, NoSuchObject
 from enlight_common.storage import ObjectStore
 
 from main_api.ids import new_id
-from main_api.records.objects import PENDING, STORED, Objects
+from main_api.records.objects import STORED, Objects
 
 _CHUNK = 1024 * 1024
 
@@ -37,12 +37,14 @@ class Receiver:
             raise NoSuchObject("nothing is expected under this key")
         if known["size"] != size:
             raise InvalidField("Content-Length", "must be the size that was announced")
-        if known["state"] == STORED:
+        if known["state"] == STORED and self._store.exists(key):
             if _digest(source) != known["sha256"]:
                 raise Conflict("another object was put there already")
             return
+        # Stored and not there: the process that put it died on the way. The same bytes may still come.
+        state = known["state"]
         attempt = new_id()
-        if not self._objects.note(key, {"attempt": attempt}, where={"state": PENDING}):
+        if not self._objects.note(key, {"attempt": attempt}, where={"state": state}):
             raise Conflict("another object was put there already")
         mine = {"attempt": attempt}
 
@@ -50,13 +52,13 @@ class Receiver:
             if known["sha256"] not in (None, digest):
                 raise InvalidField("body", "is not what was announced")
             stored = {"state": STORED, "sha256": digest}
-            if not self._objects.note(key, stored, where={**mine, "state": PENDING}):
+            if not self._objects.note(key, stored, where={**mine, "state": state}):
                 raise Conflict("another object is put there at this moment")
 
         try:
             self._store.put(key, cast(BinaryIO, io.BufferedReader(_Sealed(source, size, seal), _CHUNK)), size)
         except BaseException:
-            self._objects.note(key, {"state": PENDING, "sha256": known["sha256"]}, where=mine)
+            self._objects.note(key, {"state": state, "sha256": known["sha256"]}, where=mine)
             raise
 
 

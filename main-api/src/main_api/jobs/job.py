@@ -40,7 +40,6 @@ class Job:
     offered: list[dict[str, Any]] = field(default_factory=list)
     started_at: int | None = None
     completed_at: int | None = None
-    priority: int = 0
     not_before: int = 0
     attempts: int = 0
     fencing: int = 0

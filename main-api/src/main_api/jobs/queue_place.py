@@ -53,7 +53,7 @@ class QueuePlaces:
         """None for a job that does not wait, and for a chain, whose steps do."""
         if job.status != QUEUED or job.kind == "chain":
             return None
-        before = {"status": QUEUED, "kind": job.kind, "priority": job.priority}
+        before = {"status": QUEUED, "kind": job.kind}
         earlier = {**before, "created_at": {"$lt": job.created_at}}
         place = 1 + self._jobs.count(earlier, limit=_MOST_PLACES)
         at_once = max(1, self._at_once(job.kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from enlight_common.errors import InvalidField, NotFound
+from enlight_common.errors import EnlightError, InvalidField, NotFound, Unavailable
 from enlight_common.images import ImageBounds
 
 from main_api.base_models import BaseModels
@@ -216,28 +217,41 @@ class Submission:
         if body.webhook is not None:
             self._check_webhook(body.webhook)
         steps = _steps(then)
-        job_id, fingerprint = new_id(), None
-        if asked.idempotency_key is not None:
-            fingerprint = _fingerprint(kind, body, asked.origin)
-            found = self._reservations.reserve(asked.caller.tenant, asked.idempotency_key, fingerprint)
-            if found.fingerprint != fingerprint and self._jobs.get(found.job_id) is None:
-                # That request was refused: the key stands for nothing yet.
-                found = self._reservations.take_over(
-                    asked.caller.tenant, asked.idempotency_key, found, fingerprint
-                )
-            if found.fingerprint != fingerprint:
-                raise KeyReused("this Idempotency-Key came with another request in the last 24 hours")
-            job_id = found.job_id
-            known = self._jobs.get(job_id)
-            if known is not None:
-                return Submitted(known, new=False)
-        if kind != "generation":
-            # Also before pictures are read and stored, which takes long.
-            self._quotas.check(asked.caller, kind)
-        drafted = draft()
-        if steps:
-            drafted = _chained(drafted, steps)
-        return self._store(asked, body, job_id, fingerprint, drafted)
+
+        def made(job_id: str, fingerprint: str | None) -> Submitted:
+            if kind != "generation":
+                # Also before pictures are read and stored, which takes long.
+                self._quotas.check(asked.caller, kind)
+            drafted = draft()
+            if steps:
+                drafted = _chained(drafted, steps)
+            return self._store(asked, body, job_id, fingerprint, drafted)
+
+        if asked.idempotency_key is None:
+            return made(new_id(), None)
+        return self._made_once(
+            asked.caller.tenant, asked.idempotency_key, _fingerprint(kind, body, asked.origin), made
+        )
+
+    def _made_once(
+        self, tenant: str, key: str, fingerprint: str, made: Callable[[str, str], Submitted]
+    ) -> Submitted:
+        """The job of an Idempotency-Key, *made* if there is none yet."""
+        found = self._reservations.reserve(tenant, key, fingerprint)
+        if found.fingerprint != fingerprint and found.over and self._jobs.get(found.job_id) is None:
+            # That request was refused: the key stands for nothing yet.
+            found = self._reservations.take_over(tenant, key, found, fingerprint)
+        if found.fingerprint != fingerprint:
+            raise KeyReused("this Idempotency-Key came with another request in the last 24 hours")
+        known = self._jobs.get(found.job_id)
+        if known is not None:
+            return Submitted(known, new=False)
+        try:
+            return made(found.job_id, fingerprint)
+        except EnlightError:
+            with contextlib.suppress(Unavailable):
+                self._reservations.refuse(tenant, key, found)
+            raise
 
     def _store(
         self, asked: Asked, body: JobRequest, job_id: str, fingerprint: str | None, draft: _Draft

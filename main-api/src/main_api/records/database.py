@@ -39,7 +39,7 @@ INDEXES: Mapping[str, Sequence[Order]] = {
         (("tenant", 1), ("status", 1), ("kind", 1), ("created_at", -1)),
         # The next job of a kind, and the place in the queue. After those above: of indexes that seem equal,
         # the stand-in takes the newest.
-        (("status", 1), ("kind", 1), ("priority", 1), ("created_at", 1)),
+        (("status", 1), ("kind", 1), ("created_at", 1)),
         (("status", 1), ("lease_until", 1)),
         (("parent", 1), ("step", 1)),
         # What a webhook is still owed for.

@@ -55,7 +55,7 @@ class Jobs:
     def due(
         self, kinds: Collection[Kind], base_models: Collection[str], now: int, *, not_of: Collection[str] = ()
     ) -> list[Job]:
-        """The next jobs that may be claimed, first come first served within a priority."""
+        """The next jobs that may be claimed, first come first served."""
         query: dict[str, Any] = {
             "status": QUEUED,
             "kind": {"$in": sorted(kinds)},
@@ -64,8 +64,7 @@ class Jobs:
         }
         if not_of:
             query["tenant"] = {"$nin": sorted(not_of)}
-        order = (("priority", 1), ("created_at", 1))
-        return self.find(query, order=order, limit=_CANDIDATES)
+        return self.find(query, order=(("created_at", 1),), limit=_CANDIDATES)
 
     def needed_files(self, tenant: str) -> set[str]:
         """The object keys of the pictures that the tenant's jobs still have to read."""

@@ -9,15 +9,20 @@ from main_api.ids import derived_id, new_id
 from main_api.records.database import Database, DuplicateId
 
 KEPT_MS = 24 * 3600 * 1000
+#: After this a request that made no job will not make one any more: its process died.
+_UNDER_WAY_MS = 300_000
 _ROUNDS = 16
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """The job that the request is to make, or has made. `fingerprint` is of the first request's body."""
+    """The job that the request is to make, or has made. `fingerprint` is of the first request's body;
+    `over`: that request was refused, or is long gone, so that another may have the key if there is no job.
+    """
 
     job_id: str
     fingerprint: str
+    over: bool = False
 
 
 class Reservations:
@@ -29,7 +34,7 @@ class Reservations:
         name = derived_id("idempotency", tenant, key)
         for _ in range(_ROUNDS):
             now = now_ms()
-            mine = {"job_id": new_id(), "fingerprint": fingerprint, "created_at": now}
+            mine = {"job_id": new_id(), "fingerprint": fingerprint, "created_at": now, "refused": False}
             found = self._records.get(name)
             if found is None:
                 try:
@@ -38,7 +43,8 @@ class Reservations:
                     continue
                 return Reservation(str(mine["job_id"]), fingerprint)
             if found["created_at"] > now - KEPT_MS:
-                return Reservation(found["job_id"], found["fingerprint"])
+                over = found.get("refused", False) or found["created_at"] < now - _UNDER_WAY_MS
+                return Reservation(found["job_id"], found["fingerprint"], over)
             # Another may take the old one over at the same moment: then the next round finds theirs.
             taken = self._records.change({"_id": name, "job_id": found["job_id"]}, {"$set": mine})
             if taken is not None:
@@ -46,15 +52,19 @@ class Reservations:
         raise AssertionError("a reservation that changes all the time")
 
     def take_over(self, tenant: str, key: str, found: Reservation, fingerprint: str) -> Reservation:
-        """The key's reservation after another request took `found` over, whose job was never made.
+        """The key's reservation after another request took `found` over, which is over and made no job.
 
-        The other request's job has another id, so that the first one's, should it still come, stands beside
-        it. Of several at once one is first, and all are given what it made.
+        Of several at once one is first, and all are given what it made.
         """
         name = derived_id("idempotency", tenant, key)
-        mine = {"job_id": new_id(), "fingerprint": fingerprint, "created_at": now_ms()}
+        mine = {"job_id": new_id(), "fingerprint": fingerprint, "created_at": now_ms(), "refused": False}
         self._records.change({"_id": name, "job_id": found.job_id}, {"$set": mine})
         return self.reserve(tenant, key, fingerprint)
+
+    def refuse(self, tenant: str, key: str, found: Reservation) -> None:
+        """Note that the request was refused: it makes no job."""
+        name = derived_id("idempotency", tenant, key)
+        self._records.change({"_id": name, "job_id": found.job_id}, {"$set": {"refused": True}})
 
     def forget_old(self, limit: int = 500) -> int:
         """Delete those that are over; how many there were."""
