@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from everything_parts import QuickInstance, Worker
-from main_api_servers import Api, MainApi, MongoStandIn, RedisServer, until
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
+from waiting import until
 
 THREADS = 16  # the fewest that main-api takes
 CLIENTS = 10 * THREADS

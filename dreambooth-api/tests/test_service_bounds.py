@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,16 +18,10 @@ from enlight_common.web import LongLived
 from flask import Flask
 from flask.testing import FlaskClient
 from service_parts import in_base64, photo
+from waiting import until
 
 WITHIN_S = 60
 ASYNC = {"Prefer": "respond-async"}
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

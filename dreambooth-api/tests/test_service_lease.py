@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from dreambooth_api.service import Service
 from flask.testing import FlaskClient
 from service_parts import in_base64, photo
+from waiting import until
 
 WITHIN_S = 300
 REQUEST = {
@@ -36,13 +35,6 @@ def free(service: Service) -> Iterator[None]:
     yield
     if (active := service.trainings.active) is not None:
         service.trainings.cancel(active.run_id)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def lease(seconds: float | str) -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from dreambooth_api.service import Service
 from enlight_common.errors import InvalidField, UnsupportedBaseModel
 from flask.testing import FlaskClient
 from service_parts import in_base64, photo
+from waiting import until
 
 WITHIN_S = 300
 PHOTOS = [in_base64(photo(number)) for number in range(2)]
@@ -26,13 +25,6 @@ KEPT = {
     "MAX_TRAINING_STEPS": 2,
     "RESOLUTION": 64,
 }
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_kept_request_trains_and_its_model_is_drawn_with(client: FlaskClient, service: Service) -> None:

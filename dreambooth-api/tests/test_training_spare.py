@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ from dreambooth_api.training.runs import Trainings
 from dreambooth_api.training.spare import Trainers, available_bytes
 from models_parts import store_at
 from training_parts import options, photos, random_base
+from waiting import until
 
 _LIMIT_S = 240.0
 
@@ -34,14 +34,6 @@ def trainings(tmp_path: Path) -> Iterator[Trainings]:
 def spare_of(trainings: Trainings) -> int:
     """The waiting process, once there is one."""
     return until(lambda: trainings._trainers.spare_pid)
-
-
-def until(found: Callable[[], int | None]) -> int:
-    deadline = time.monotonic() + _LIMIT_S
-    while (value := found()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
 
 
 def trained(trainings: Trainings, **more: object) -> RunState:

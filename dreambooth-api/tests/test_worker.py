@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from claims_server import ClaimsServer, Job
 from PIL import Image
 from service_parts import photo
 from service_process import WITHIN_S, RunningService, running_service
+from waiting import until
 from worker_process import RunningWorker
 
 TRAINING = {"INSTANCE_PROMPT": "a sks cup", "OUTPUT_DIR": "my-cup", "RESOLUTION": 64, "RANK": 4}
@@ -64,13 +64,6 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
     yield one
     for worker in started:
         worker.end()
-
-
-def until(condition: Callable[[], Any], said: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.05)
 
 
 def training(main_api: ClaimsServer, model: str, **more: Any) -> Job:

@@ -13,6 +13,7 @@ from claims_server import ClaimsServer, Job
 from instance_stand_in import RUN_ID, InstanceStandIn, run_state
 from service_parts import photo
 from service_process import WITHIN_S, RunningService, running_service
+from waiting import until
 from worker_process import RunningWorker
 
 TRAINING = {"INSTANCE_PROMPT": "a sks cup", "OUTPUT_DIR": "cup", "RESOLUTION": 64, "RANK": 4}
@@ -45,13 +46,6 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
     yield one
     for worker in started:
         worker.end()
-
-
-def until(condition: Callable[[], Any], said: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.05)
 
 
 def training(main_api: ClaimsServer, **more: Any) -> Job:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from main_api_servers import WITHIN_S, Api, MainApi, Server, until
+from main_api_servers import WITHIN_S, Api, MainApi, Server
 from PIL import Image
+from waiting import until
 
 
 class Background(Server):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 from background_parts import Background, OtherServer, image_service
-from main_api_servers import MainApi, MongoStandIn, RedisServer, Server, until
+from main_api_servers import MainApi, MongoStandIn, RedisServer, Server
+from waiting import until
 
 
 class Instance(Server):

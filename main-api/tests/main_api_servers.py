@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,17 +18,10 @@ from main_api.records.keys import Scope
 from main_api.records.tenants import Quotas
 from main_api.service import Service
 from main_api.settings import MainApiSettings
+from waiting import until
 
 WITHIN_S = 60.0
 SECRET = "the secret of the tests, 32 bytes or more"
-
-
-def until(condition: Callable[[], Any], reason: str = "") -> None:
-    """Return when *condition* holds; fail when it does not in good time."""
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {reason}"
-        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pika
 import pytest
-from main_api_servers import WITHIN_S, Server, free_port, until
+from main_api_servers import WITHIN_S, Server, free_port
+from waiting import until
 
 _PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 

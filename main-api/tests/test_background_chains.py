@@ -24,7 +24,8 @@ from background_parts import (
 )
 from main_api.background.chains import Chains
 from main_api.ids import step_id
-from main_api_servers import Api, MainApi, until
+from main_api_servers import Api, MainApi
+from waiting import until
 
 REMOVE: dict[str, Any] = {"kind": "background_removal"}
 ENLARGE: dict[str, Any] = {"kind": "upscale", "resolution": 2048}

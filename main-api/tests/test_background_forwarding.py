@@ -26,7 +26,8 @@ from background_parts import (
 from main_api.background.forwarding import Forwarder
 from main_api.background.messages import Messages
 from main_api.background.services import ImageServices
-from main_api_servers import Api, MainApi, until
+from main_api_servers import Api, MainApi
+from waiting import until
 
 ENDED = ("succeeded", "failed", "canceled")
 

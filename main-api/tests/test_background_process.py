@@ -11,8 +11,9 @@ import pytest
 from background_parts import Background, OtherServer, Received, Reply, image_service, in_base64, picture
 from main_api.background.broker import open_broker
 from main_api.background.messages import Messages
-from main_api_servers import Api, MainApi, MongoStandIn, RedisServer, Server, until
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer, Server
 from rabbitmq_server import RabbitmqServer
+from waiting import until
 
 IMAGES = 2
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from background_parts import complete, in_base64, picture
 from facade_parts import Everything
-from main_api_servers import WITHIN_S, MainApi, until
+from main_api_servers import WITHIN_S, MainApi
 from PIL import Image
+from waiting import until
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import openai
 import pytest
 from background_parts import complete, picture
 from facade_parts import Everything
-from main_api_servers import Api, until
+from main_api_servers import Api
 from PIL import Image
+from waiting import until
 
 STEPS: dict[str, Any] = {"num_inference_steps": 2, "seed": 3}
 

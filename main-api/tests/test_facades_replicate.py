@@ -12,9 +12,10 @@ import replicate
 from background_parts import OtherServer, Reply, claimed, complete, picture
 from enlight_common.storage import put_bytes
 from facade_parts import Everything
-from main_api_servers import Api, until
+from main_api_servers import Api
 from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
+from waiting import until
 
 BASE = "enlight/tiny-sd"
 VERSION = "enlight--tiny-sd"

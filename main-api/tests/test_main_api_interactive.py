@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from drawing_instance import Instance
-from main_api_servers import Api, MainApi, MongoStandIn, RedisServer, until
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from PIL import Image
+from waiting import until
 from worker_calls import put_picture, succeed
 
 WAIT = {"Prefer": "wait=60"}

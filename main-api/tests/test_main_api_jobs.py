@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from main_api_servers import Api, MainApi, until
+from main_api_servers import Api, MainApi
 from PIL import Image
+from waiting import until
 from worker_calls import PICTURE, post, put_picture, succeed
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from main_api_servers import MainApi, MongoStandIn, RedisServer, until
+from main_api_servers import MainApi, MongoStandIn, RedisServer
+from waiting import until
 from worker_calls import put_picture, succeed
 
 

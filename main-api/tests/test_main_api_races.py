@@ -20,7 +20,8 @@ from main_api.ids import new_id
 from main_api.jobs.cancellation import cancel
 from main_api.jobs.job import Job
 from main_api.service import Service
-from main_api_servers import MainApi, MongoStandIn, RedisServer, until
+from main_api_servers import MainApi, MongoStandIn, RedisServer
+from waiting import until
 
 Result = TypeVar("Result")
 LEASE_S = 1.0

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from background_parts import picture
-from main_api_servers import Api, MainApi, MongoStandIn, RedisServer, until
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
+from waiting import until
 
 THREADS = 16  # the fewest that main-api takes
 #: More than the buffers of a connection take in.

@@ -27,7 +27,8 @@ from main_api.webhooks.notices import Notices
 from main_api.webhooks.secrets import WebhookSecrets
 from main_api.webhooks.sending import Sender
 from main_api.webhooks.signing import new_secret, signed_headers
-from main_api_servers import Api, MainApi, until
+from main_api_servers import Api, MainApi
+from waiting import until
 
 GONE, BUSY, BROKEN = 410, 503, 500
 

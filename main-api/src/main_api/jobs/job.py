@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,10 +69,7 @@ class Job:
     @property
     def keys(self) -> set[str]:
         """The object keys of its pictures, those it was given and those it made."""
-        found = {one["key"] for one in self.pictures}
-        for value in self.files.values():
-            found.update([value] if isinstance(value, str) else value)
-        return found
+        return object_keys(self.files, self.pictures)
 
     def document(self) -> dict[str, Any]:
         """As it is stored."""
@@ -88,3 +85,11 @@ class Job:
 
 
 _FIELDS = tuple(one.name for one in dataclasses.fields(Job))
+
+
+def object_keys(files: Mapping[str, str | Sequence[str]], pictures: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The keys of the pictures that a job was given and of those it made."""
+    found = {str(one["key"]) for one in pictures}
+    for value in files.values():
+        found.update([value] if isinstance(value, str) else value)
+    return found

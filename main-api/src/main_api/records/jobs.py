@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from main_api.jobs.job import Job
+from main_api.jobs.job import Job, object_keys
 from main_api.jobs.states import FOLLOWS, PROCESSING, QUEUED, Kind, Status
 from main_api.records.database import Database
 
@@ -69,7 +69,8 @@ class Jobs:
     def needed_files(self, tenant: str) -> set[str]:
         """The object keys of the pictures that the tenant's jobs still have to read."""
         query = {"tenant": tenant, "status": {"$in": [QUEUED, PROCESSING]}}
-        return {key for job in self.find(query) for key in job.keys}
+        found = self._records.find(query, fields=["files", "pictures"])
+        return {key for one in found for key in object_keys(one["files"], one["pictures"])}
 
     def expired(self, now: int, limit: int = 200) -> list[Job]:
         """Jobs whose lease has run out. Chains have none."""

@@ -1,0 +1,25 @@
+"""Waiting in tests for what takes a moment on a free machine and minutes on a crowded one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+PATIENCE_S = 240.0
+
+
+def until(
+    condition: Callable[[], Found | None],
+    reason: Callable[[], object] | str = "",
+    *,
+    within_s: float = PATIENCE_S,
+) -> Found:
+    """What *condition* gives once it holds; fails with *reason* where it does not within *within_s*."""
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain: {reason() if callable(reason) else reason}"
+        time.sleep(0.02)
+    return found
