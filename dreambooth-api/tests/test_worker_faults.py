@@ -191,6 +191,22 @@ def test_an_instance_that_does_not_tell_its_base_model_is_asked_again(
     assert not instance.was_asked("GET /models"), "a listing of the whole store"
 
 
+def test_a_worker_that_may_not_be_idle_leaves_once_it_has_nothing_to_do(
+    main_api: ClaimsServer, instance: InstanceStandIn, start: Callable[..., RunningWorker]
+) -> None:
+    instance.answers["POST /train"] = (202, run_state())
+    main_api.completions = 503
+    worker = start(instance, IDLE_S="1", SILENCE_S="3600")
+    job = training(main_api)
+    until(lambda: "main-api is away" in worker.log.read_text())
+    time.sleep(3)  # a job that waits for main-api is something to do
+    assert worker.process.poll() is None
+    main_api.completions = None
+    assert worker.process.wait(WITHIN_S) == 0
+    assert job.completion is not None
+    assert '"state": "stopped"' in (worker.data / "workers" / "here.json").read_text()
+
+
 def models_of(instance: RunningService) -> list[Any]:
     listed: list[Any] = instance.client.get("/models", headers={"X-Enlight-Tenant": "acme"}).json()["models"]
     return listed

@@ -48,8 +48,11 @@ def main() -> int:
         lane.start()
     _log.info("the worker is here", extra={"worker": settings.worker_name, "kinds": settings.kinds})
     _beat(settings, lanes)
-    while not leaving.wait(_HEARTBEAT_S):
+    while not leaving.wait(min(_HEARTBEAT_S, settings.idle_s or _HEARTBEAT_S)):
         _beat(settings, lanes)
+        if settings.idle_s and all(lane.idle_s >= settings.idle_s for lane in lanes):
+            _log.info("nothing to do", extra={"seconds": settings.idle_s})
+            break
     _leave(settings, lanes)
     _beat(settings, lanes, state="stopped")
     _log.info("the worker has left", extra={"worker": settings.worker_name})

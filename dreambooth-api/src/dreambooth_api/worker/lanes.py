@@ -72,6 +72,7 @@ class Lane:
         self._jobs: list[Held] = []
         self._poll: Poll | None = None
         self._not_before = 0.0
+        self._idle_since = time.monotonic()
         self._claiming = threading.Thread(target=self._claim_forever, name=f"claim {kind}", daemon=True)
 
     def start(self) -> None:
@@ -82,6 +83,12 @@ class Lane:
         """The ids of the jobs that are being worked at."""
         with self._changed:
             return [held.claim.job_id for held in self._jobs]
+
+    @property
+    def idle_s(self) -> float:
+        """For how long there was nothing to do, in seconds."""
+        with self._changed:
+            return 0.0 if self._jobs else time.monotonic() - self._idle_since
 
     def stop_claiming(self) -> None:
         """A job that is on its way is still taken, and given back."""
@@ -208,6 +215,7 @@ class Lane:
                 pause_s = min(outcome.pause_s, _LONGEST_PAUSE_S) * random.uniform(1.0, 1.2)
                 self._not_before = time.monotonic() + pause_s
             self._jobs.remove(held)
+            self._idle_since = time.monotonic()
             self._changed.notify_all()
 
 

@@ -30,6 +30,7 @@ class WorkerSettings(Settings):
     )
     generation_s: float = Field(3600, ge=10, le=86_400, description="The longest that a drawing may take")
     grace_s: float = Field(30, ge=0, le=3600, description="For drawings in flight after SIGTERM")
+    idle_s: float = Field(0, ge=0, le=86_400, description="It leaves after so long without a job; 0: never")
     data_dir: Path = Field(Path("data"), description="`workers/<name>.json` there tells how it goes")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
