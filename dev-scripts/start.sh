@@ -145,7 +145,10 @@ report() {
 stop_what_was_started() {
   if [[ -n $CHILD ]]; then
     kill -s TERM "$CHILD" 2>/dev/null || true # service_start.sh stops what it started
-    wait "$CHILD" || true
+    # Not by `wait`: after the one that the trap broke off it was seen to wait for ever for a child that was gone.
+    while is_alive "$CHILD"; do
+      sleep 0.2
+    done
   elif [[ -n $MANAGE_STARTED ]]; then
     "$MANAGE_DIR/service_stop.sh" 9>&- || true
   fi

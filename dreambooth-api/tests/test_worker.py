@@ -304,6 +304,7 @@ def test_told_to_leave_it_gives_a_training_back_where_it_is_and_finishes_a_drawi
     drawing = main_api.add("generation", {**DRAWING, "num_image": 8, "num_inference_steps": 30})
     until(lambda: drawing.status == "processing")
     worker.process.send_signal(signal.SIGTERM)
+    until(lambda: job.releases)  # it has heard by now: what comes now is late
     late = main_api.add("generation", DRAWING)
     assert worker.process.wait(WITHIN_S) == 0
     assert [(release.counts, release.reason) for release in job.releases] == [

@@ -143,6 +143,22 @@ def test_a_network_stops_in_the_middle_of_a_tile(
     assert np.abs(network_(small, lambda: False) - expected).max() <= 1 / 255, "it works on afterwards"
 
 
+@pytest.mark.skipif(not openvino_part.available(), reason="OpenVINO is not installed")
+def test_what_was_broken_off_leaves_nothing_behind(
+    converted_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_part, "_LOOK_MS", 5)
+    network_ = network(converted_models, FAST, "fp32")
+    small, large = as_window(photo(32)), as_window(photo(200, 160))
+    expected = by_spandrel(converted_models, FAST, small)
+    for _ in range(4):
+        network_(small, lambda: False)
+        with pytest.raises(Canceled):
+            network_(large, lambda: True)
+        assert np.abs(network_(small, lambda: False) - expected).max() <= 1 / 255
+        assert network_(large, lambda: False).shape[1:] == (4 * 160, 4 * 200)
+
+
 def _enlarged(
     image: Image.Image, network_: Network, *, tile: int = 4096, size: int | None = None
 ) -> Image.Image:

@@ -42,16 +42,31 @@ class OpenVinoPart:
                 module, torch.rand(1, channels, _TRACED_SIDE, _TRACED_SIDE), check_trace=False
             )
             network = openvino.convert_model(traced, input=[openvino.PartialShape([1, channels, -1, -1])])
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": 1}
+        self._network = network
+        self._settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": 1}
         if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
-            settings["INFERENCE_NUM_THREADS"] = int(threads)
-        core = openvino.Core()
+            self._settings["INFERENCE_NUM_THREADS"] = int(threads)
+        self._core = openvino.Core()
         with contextlib.suppress(RuntimeError):
-            core.set_property("CPU", {"CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT})
-        self._request = core.compile_model(network, "CPU", settings).create_infer_request()
+            self._core.set_property("CPU", {"CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT})
+        self._request: Any = self._compiled()
+
+    def _compiled(self) -> Any:
+        return self._core.compile_model(self._network, "CPU", self._settings).create_infer_request()
 
     def __call__(self, window: torch.Tensor, stop: Stop) -> torch.Tensor:
         """The output for *window*. Raises Canceled within about 0.1 s of *stop* saying so."""
+        if self._request is None:
+            self._request = self._compiled()
+        try:
+            return self._computed(window, stop)
+        except BaseException:
+            # What is broken off has layers of two shapes, its own and the one's before, and gives errors or
+            # another shape's output from then on, a new request as well: seconds to compile.
+            self._request = None
+            raise
+
+    def _computed(self, window: torch.Tensor, stop: Stop) -> torch.Tensor:
         self._request.start_async({0: window.float().contiguous().numpy()}, share_inputs=True)
         while not self._request.wait_for(_LOOK_MS):
             if stop():
