@@ -70,7 +70,9 @@ start_redis() {
   server=$(redis_program redis-server) || exit 1
   folder=$(redis_folder "$name")
   write_redis_conf "$folder" "$configuration" "$(port_of "$name")" "bind $LOCAL" "daemonize no" 'logfile ""'
-  run_detached "$name" "$server" "$folder/redis.conf"
+  # Redis 7 takes the file's name for a pattern, and what matches nothing for no configuration.
+  # shellcheck disable=SC2016  # they are the inner shell's arguments
+  run_detached "$name" bash -c 'exec "$0" - <"$1"' "$server" "$folder/redis.conf"
 }
 
 redis_folder() {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from denoising_parts import EQUAL, Wanted, denoiser, error, ours, step_all, under_way
+from dreambooth_api.inference.caller import Caller
+from dreambooth_api.inference.denoising import pace
 from dreambooth_api.inference.denoising.loop import StepLoop
 from dreambooth_api.inference.denoising.submission import Submission
 from dreambooth_api.inference.denoising.turns import Turns
@@ -35,7 +38,7 @@ def of(submission: Submission, seed: int = 9, **changes: Any) -> Any:
 
 def test_a_client_that_goes_takes_no_more_steps_and_others_go_on() -> None:
     gone: list[bool] = []
-    leaving = Submission(1, stop=lambda: bool(gone))
+    leaving = Submission(1, Caller(stop=lambda: bool(gone)))
     left, kept = of(leaving, steps=6), under_way(KEPT)
 
     def look(number: int) -> None:
@@ -51,7 +54,7 @@ def test_a_client_that_goes_takes_no_more_steps_and_others_go_on() -> None:
 
 def test_the_place_of_one_who_went_is_taken_at_the_next_step() -> None:
     gone: list[bool] = []
-    first, waiting = of(Submission(1, stop=lambda: bool(gone)), steps=6), under_way(KEPT)
+    first, waiting = of(Submission(1, Caller(stop=lambda: bool(gone))), steps=6), under_way(KEPT)
     seen: list[int] = []
 
     def look(number: int) -> None:
@@ -65,7 +68,7 @@ def test_the_place_of_one_who_went_is_taken_at_the_next_step() -> None:
 
 
 def test_a_deadline_that_passed_ends_the_request_between_steps() -> None:
-    late = Submission(1, deadline_s=0.0)
+    late = Submission(1, Caller(deadline_s=0.0))
     picture, kept = of(late), under_way(KEPT)
     step_all(denoiser(), {0: [picture, kept]})
     with pytest.raises(TimedOut):
@@ -75,11 +78,10 @@ def test_a_deadline_that_passed_ends_the_request_between_steps() -> None:
 
 @pytest.mark.parametrize("at_fault", ["stop", "on_step"])
 def test_a_callback_that_raises_ends_its_own_request_alone(at_fault: str) -> None:
-    def fails(*_: object) -> bool:
+    def fails(*_: object) -> Any:
         raise KeyError("mine")
 
-    callbacks: dict[str, Any] = {at_fault: fails}
-    mine = Submission(1, **callbacks)
+    mine = Submission(1, Caller(stop=fails)) if at_fault == "stop" else Submission(1, on_step=fails)
     kept = under_way(KEPT)
     step_all(denoiser(), {0: [of(mine), kept]})
     with pytest.raises(KeyError):
@@ -137,10 +139,25 @@ def test_progress_counts_the_steps_of_all_pictures_of_a_request() -> None:
     assert mine.device_seconds > 0
 
 
+def test_only_the_time_in_steps_counts_as_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+
+    def pass_(more: float) -> None:
+        nonlocal seconds
+        seconds += more
+
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: seconds))
+    steps, mine, others = denoiser(unet=Unet(lambda _: pass_(1.0))), Submission(1), Submission(3)
+    # Between two steps somebody else has the turn, for longer than any step takes.
+    pictures = [of(mine, steps=4), *[of(others, seed=seed, steps=4) for seed in range(3)]]
+    step_all(steps, {0: pictures}, lambda _: pass_(1000.0))
+    assert (mine.device_seconds, others.device_seconds) == (1.0, 3.0)
+
+
 def test_the_thread_goes_on_after_what_should_not_have_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = denoiser()
     finished: list[Any] = []
-    loop = StepLoop(steps, Turns(), finished.append, ended=lambda: None)
+    loop = StepLoop(steps, Turns().party(), finished.append)
     unlucky, kept = Submission(1), Submission(1)
     with monkeypatch.context() as patch:
 
@@ -155,6 +172,6 @@ def test_the_thread_goes_on_after_what_should_not_have_happened(monkeypatch: pyt
     deadline = time.monotonic() + 60
     while not finished and time.monotonic() < deadline:
         time.sleep(0.01)
-    loop.close()
+    loop.close(timeout_s=60)
     assert finished == [picture]
     assert error(KEPT, picture) < EQUAL

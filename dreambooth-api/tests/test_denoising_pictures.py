@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 from denoising_parts import BATCHED, EQUAL, Wanted, by_diffusers, denoiser, error, step_all, under_way
+from dreambooth_api.inference.denoising.submission import Submission
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+SAMPLERS = ("pndm", "heun", *BATCHED)
 #: Other people's pictures: other samplers, lengths, guidance and adapters.
 OTHERS = [
     Wanted(
         seed=50 + number,
-        sampler=BATCHED[number],
-        steps=2 + number % 4,
+        sampler=SAMPLERS[number],
+        steps=5 - number % 4,
         guidance=(1.0, 4.0, 7.5)[number % 3],
         adapters=((), ((number, 0.8),), ((number, 1.0), (number + 1, -0.5)))[number % 3],
     )
@@ -36,11 +38,13 @@ ADAPTERS: dict[str, tuple[tuple[int, float], ...]] = {
 }
 
 
-@pytest.mark.parametrize("sampler", BATCHED)
-@pytest.mark.parametrize("chosen", ADAPTERS)
-def test_it_is_the_same_among_others(sampler: str, chosen: str) -> None:
-    # Every sampler with every choice; batches of 1 to 8, and guidance, in turn.
-    number = list(ADAPTERS).index(chosen) + BATCHED.index(sampler)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_it_is_the_same_among_others(sampler: str, several: bool) -> None:
+    # Every sampler with one adapter and with more; their weights, batches of 1 to 8, and guidance in turn.
+    number = 2 * SAMPLERS.index(sampler) + several
+    choices = [chosen for chosen, uses in ADAPTERS.items() if (len(uses) > 1) == several]
+    chosen = choices[number // 2 % len(choices)]
     guidance = 1.0 if number % 3 == 0 else 4.0
     wanted = Wanted(sampler=sampler, guidance=guidance, adapters=ADAPTERS[chosen], steps=3)
     picture = under_way(wanted)
@@ -55,7 +59,8 @@ def test_an_adapter_makes_another_picture() -> None:
 
 
 KINDS = [
-    Wanted(sampler=BATCHED[0], seed=1, steps=5),
+    Wanted(sampler="pndm", seed=1, steps=6, guidance=1.0),
+    Wanted(sampler="dpm++_2m", seed=1, steps=5),
     Wanted(sampler="euler_a", seed=2, guidance=1.0),
     *OTHERS,
 ]
@@ -97,3 +102,26 @@ def test_a_picture_takes_exactly_its_steps() -> None:
     done = step_all(denoiser(), {0: [long, short]})
     assert done == [short, long]
     assert (short.position, long.position) == (1, 5)
+
+
+def test_a_picture_keeps_the_earlier_outputs_that_its_own_sampler_takes_and_no_more() -> None:
+    wanted = {sampler: Wanted(sampler=sampler, steps=5) for sampler in ("pndm", "heun", "euler")}
+    pictures = {sampler: under_way(one) for sampler, one in wanted.items()}
+    step_all(denoiser(), {0: pictures.values()})
+    assert {sampler: len(picture.earlier) for sampler, picture in pictures.items()} == {
+        "pndm": 4,
+        "heun": 0,
+        "euler": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampler", "counted"),
+    [("ddim", [1, 2, 3, 4]), ("pndm", [0, 1, 2, 3, 4]), ("heun", [0, 1, 1, 2, 2, 3, 4])],
+)
+def test_progress_counts_the_steps_that_were_asked_for(sampler: str, counted: list[int]) -> None:
+    told: list[tuple[int, int]] = []
+    mine = Submission(1, on_step=lambda done, steps: told.append((done, steps)))
+    mine.expect(4)
+    step_all(denoiser(), {0: [under_way(Wanted(sampler=sampler, steps=4), mine)]})
+    assert told == [(done, 4) for done in counted]

@@ -35,6 +35,7 @@ def test_pictures_are_counted_when_they_are_drawn_and_not_when_they_failed() -> 
     drawings = Admission(2)
     with drawings.enter() as place:
         place.expect(2)
+        place.done()
 
     def failing() -> None:
         with drawings.enter() as place:
@@ -45,6 +46,19 @@ def test_pictures_are_counted_when_they_are_drawn_and_not_when_they_failed() -> 
         failing()
     assert drawings.pictures_done == 2
     assert drawings.seconds > 0
+
+
+def test_the_device_is_not_wanted_for_pictures_that_are_done_though_the_place_is_taken() -> None:
+    told: list[bool] = []
+    drawings = Admission(1, told.append)
+    with drawings.enter() as place:
+        place.expect(1)
+        place.done()
+        assert told == [True, False]
+        with pytest.raises(Overloaded), drawings.enter():
+            pass
+    assert told == [True, False]
+    assert drawings.pictures_done == 1
 
 
 def test_the_device_is_wanted_from_the_first_drawing_that_knows_its_pictures_to_the_last() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from dreambooth_api.inference.caller import Caller
 from dreambooth_api.inference.engine import Engine, EngineLimits
 from dreambooth_api.inference.lora import BadAdapter
 from dreambooth_api.inference.picture import Drawn
@@ -115,7 +116,7 @@ def engine_with(engine: Engine, store: ModelStore) -> Iterator[Callable[..., Eng
     """Makes engines of other limits."""
     made: list[Engine] = []
 
-    def make(**limits: int) -> Engine:
+    def make(**limits: Any) -> Engine:
         made.append(Engine(engine.base, store, limits=EngineLimits(**limits)))
         made[-1].load()
         return made[-1]
@@ -266,8 +267,9 @@ def test_a_drawing_stops_between_steps_and_leaves_the_engine_fit(
     before = first(engine.draw(SHORT))
     steps: list[int] = []
     request = with_models(("one", 1.0), steps=20)
+    stopping = Caller(stop=lambda: len(steps) == 2)
     with pytest.raises(Canceled):
-        engine.draw(request, stop=lambda: len(steps) == 2, on_step=lambda done, _: steps.append(done))
+        engine.draw(request, stopping, on_step=lambda done, _: steps.append(done))
     assert steps == [1, 2]
     assert difference(first(engine.draw(SHORT)), before) == 0
 
@@ -326,6 +328,15 @@ def test_many_people_draw_at_once_and_everyone_gets_the_own_picture(
         assert difference(first(drawn), expected) <= SAME
 
 
+def test_where_memory_is_short_a_batch_of_many_adapters_is_drawn_all_the_same(
+    engine: Engine, engine_with: Callable[..., Engine], adapters: dict[str, Artifact]
+) -> None:
+    short = engine_with(batch_memory_share=1e-9)
+    requests = [with_models((name, 1.0), steps=8) for name in ("one", "two", "wordy")]
+    for drawn, request in zip(at_once(short, requests), requests, strict=True):
+        assert difference(first(drawn), first(engine.draw(request))) <= SAME
+
+
 def test_requests_that_arrive_together_share_their_steps(
     engine: Engine, adapters: dict[str, Artifact]
 ) -> None:
@@ -339,8 +350,26 @@ def test_requests_that_arrive_together_share_their_steps(
 def test_a_drawing_past_its_deadline_is_given_up(engine: Engine) -> None:
     for sampler in ("ddim", "unipc"):
         with pytest.raises(TimedOut):
-            engine.draw(replace(SHORT, steps=50, scheduler=sampler), deadline_s=0.05)
-    assert engine.draw(SHORT, deadline_s=600).device_seconds > 0
+            engine.draw(replace(SHORT, steps=50, scheduler=sampler), Caller(deadline_s=0.05))
+    assert engine.draw(SHORT, Caller(deadline_s=600)).device_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({"scheduler": "heun"}, 6), ({"scheduler": "unipc"}, 6), ({"image": photo(), "strength": 0.5}, 3)],
+)
+@pytest.mark.parametrize("mask", [None, Image.new("L", (96, 96), 255)])
+def test_progress_goes_evenly_to_the_last_step(
+    engine: Engine, changes: dict[str, Any], steps: int, mask: Image.Image | None
+) -> None:
+    if mask is not None and "image" not in changes:
+        changes = changes | {"image": photo(), "strength": 1.0}
+    told: list[tuple[int, int]] = []
+    request = replace(SHORT, steps=6, mask=mask, **changes)
+    engine.draw(request, on_step=lambda done, all_: told.append((done, all_)))
+    assert told[-1] == (steps, steps)
+    for calls, (done, _) in enumerate(told, 1):
+        assert abs(done / steps - calls / len(told)) < 0.34
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_others_go_on(

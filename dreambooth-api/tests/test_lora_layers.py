@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from dreambooth_api.inference.lora import AdapterWeights, HostAdapters, LoraLayers, NoFreeSlot, buffers
+from dreambooth_api.inference.lora.layout import LayerGroup
+from dreambooth_api.inference.lora.weights import GroupFactors
 from lora_parts import (
     ATTENTION,
     EVERYTHING,
@@ -328,13 +330,26 @@ def test_the_adapter_longest_not_used_leaves_its_slot(tmp_path: Path) -> None:
     assert layers.place("four", weights, in_use={first, second}) == second
 
 
-def test_equal_signatures_read_the_same_memory(tiny: Drawn) -> None:
+def test_batches_with_other_adapters_take_no_other_memory(tiny: Drawn) -> None:
     one = tiny.layers.gather(tiny.rows([{"attention": 1.0}, {"other": 1.0}]))
     before = [rows._weights[0].data_ptr() for rows in one.groups if rows is not None]  # type: ignore[attr-defined]
-    between = tiny.layers.gather(tiny.rows([{"everything": 1.0}, {"other": 1.0}, {}]))
+    tiny.layers.gather(tiny.rows([{"everything": 1.0}, {"other": 1.0}, {}]))
     after = tiny.layers.gather(tiny.rows([{"other": 0.5}, {"attention": 2.0}]))
     assert [rows._weights[0].data_ptr() for rows in after.groups if rows is not None] == before  # type: ignore[attr-defined]
-    assert one.signature == after.signature != between.signature
+
+
+def test_matrices_of_ranks_that_are_not_drawn_any_more_leave_the_memory() -> None:
+    group = LayerGroup("layer", (32, 32), ("one",))
+    buffer = buffers.FactorBuffer(group, [torch.nn.Linear(32, 32)])
+
+    def bytes_with(rank: int) -> int:
+        factors = GroupFactors((0,), None, torch.ones(1, rank, 32), torch.ones(1, 32, rank))
+        buffer.put([buffers.UnitFactors(rank, ((factors, 1.0),))], frozenset({0}), 8)
+        return sum(kept._downs.nbytes + kept._ups.nbytes for kept in buffer._by_rank.values())
+
+    ordinary = [bytes_with(rank) for rank in (4, 8)]
+    assert bytes_with(512) > 10 * max(ordinary)
+    assert [bytes_with(rank) for rank in (4, 8)][-1] == ordinary[-1]
 
 
 def test_a_network_that_was_converted_afterwards_is_an_error_and_not_another_picture(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from learning_parts import assert_learned, base_pipeline, compare, learn
+from learning_parts import assert_learned, compared_with_base, learn
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_subject_appears_in_new_surroundings(method: str, tmp_path: Path) -> None:
-    assert_learned(compare(base_pipeline(), learn(tmp_path, "--method", method)))
+    assert_learned(compared_with_base(learn(tmp_path, "--method", method)))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from dreambooth_api.tiny import CLIP_FOLDER, JUDGE_FILE, PIPELINE_FOLDER
-from dreambooth_api.tiny.evaluate import draw, held_out_questions, score
 from dreambooth_api.tiny.learning import PhotoLikeness
 from dreambooth_api.tiny.render import draw_scene, render
 from dreambooth_api.tiny.subject import photos
@@ -78,15 +77,6 @@ def test_words_never_seen_in_training_can_be_told_apart(pipeline: StableDiffusio
         other = pipeline.encode_prompt("a zwx shoe", "cpu", 1, False)[0]
     assert (named - plain).abs().max() > 0.1
     assert (named - other).abs().max() > 0.1
-
-
-@pytest.mark.slow
-def test_it_draws_what_captions_kept_out_of_training_say(pipeline: StableDiffusionPipeline) -> None:
-    questions = held_out_questions()
-    pictures = draw(pipeline, [question.caption for question in questions])
-    result, _ = score(questions, pictures)
-    assert result.pictures == 200
-    assert result.all_three >= 0.9
 
 
 def test_the_clip_shares_the_pipelines_text_encoder(pipeline: StableDiffusionPipeline) -> None:

@@ -330,9 +330,10 @@ def test_an_instance_is_killed_and_another_machine_goes_on_from_the_last_stored_
     store = tmp_path / "store"
     with instance_at(tmp_path / "first", store) as first:
         worker = start(first)
-        job = training(main_api, "moved", MAX_TRAINING_STEPS=40, CHECKPOINT_INTERVAL=5)
-        drawing = main_api.add("generation", LONG_DRAWING)
+        job = training(main_api, "moved", MAX_TRAINING_STEPS=60, CHECKPOINT_INTERVAL=5)
         until(lambda: stored_steps(store, "moved") and max(stored_steps(store, "moved")) >= 10, lambda: job)
+        drawing = main_api.add("generation", LONG_DRAWING)  # before it the training makes room
+        until(lambda: drawing.status == "processing")
         first.end()
         reached = max(stored_steps(store, "moved"))
         until(lambda: job.releases and drawing.releases, lambda: job)
@@ -347,7 +348,7 @@ def test_an_instance_is_killed_and_another_machine_goes_on_from_the_last_stored_
         assert job.completion.status == "succeeded"
         steps = [said.step for said in job.progress[heard:] if said.step]
         assert not steps or min(steps) > reached - 1
-        assert second.metric("training_steps_total") == 40
+        assert second.metric("training_steps_total") == 60
         until(lambda: stored_steps(store, "moved") == [])
 
 

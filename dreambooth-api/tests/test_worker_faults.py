@@ -48,9 +48,10 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
         worker.end()
 
 
-def training(main_api: ClaimsServer, **more: Any) -> Job:
+def training(main_api: ClaimsServer, *, tenant: str = "acme", **more: Any) -> Job:
     photos = [main_api.keep_photo("photo", photo())]
-    return main_api.add("training", {**TRAINING, "MAX_TRAINING_STEPS": 3, **more}, photos=photos)
+    body = {**TRAINING, "MAX_TRAINING_STEPS": 3, **more}
+    return main_api.add("training", body, photos=photos, tenant=tenant)
 
 
 @pytest.mark.parametrize("answer", [422, 503])
@@ -207,23 +208,27 @@ def test_a_worker_that_may_not_be_idle_leaves_once_it_has_nothing_to_do(
     assert '"state": "stopped"' in (worker.data / "workers" / "here.json").read_text()
 
 
-def models_of(instance: RunningService) -> list[Any]:
-    listed: list[Any] = instance.client.get("/models", headers={"X-Enlight-Tenant": "acme"}).json()["models"]
+def models_of(instance: RunningService, tenant: str) -> list[Any]:
+    listed: list[Any] = instance.client.get("/models", headers={"X-Enlight-Tenant": tenant}).json()["models"]
     return listed
 
 
-@pytest.fixture
-def real_instance(tmp_path: Path) -> Iterator[RunningService]:
-    (tmp_path / "instance").mkdir()
+@pytest.fixture(scope="module")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("instance")
+
+
+@pytest.fixture(scope="module")
+def real_instance(real_folder: Path) -> Iterator[RunningService]:
     settings = {"TRUST_TENANT_HEADER": "true", "OMP_NUM_THREADS": "1"}
-    with running_service(tmp_path / "instance", **settings) as running:
+    with running_service(real_folder, **settings) as running:
         running.until_ready()
         yield running
 
 
 @pytest.mark.parametrize("first", ["killed", "frozen"])
 def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_second_training(
-    tmp_path: Path,
+    real_folder: Path,
     main_api: ClaimsServer,
     real_instance: RunningService,
     start: Callable[..., RunningWorker],
@@ -231,12 +236,12 @@ def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_secon
 ) -> None:
     main_api.completions = 503
     worker = start(real_instance, SILENCE_S="3600")
-    job = training(main_api, CHECKPOINT_INTERVAL=1)
-    until(lambda: models_of(real_instance))
+    job = training(main_api, tenant=first, CHECKPOINT_INTERVAL=1)
+    until(lambda: models_of(real_instance, first))
     until(lambda: "main-api is away" in worker.log.read_text())
     worker.process.send_signal(signal.SIGKILL if first == "killed" else signal.SIGSTOP)
-    (trained,) = models_of(real_instance)
-    store = tmp_path / "instance" / "data" / "store"
+    (trained,) = models_of(real_instance, first)
+    store = real_folder / "data" / "store"
     assert list(store.glob("checkpoints/**/state.json")), "another machine needs them"
 
     until(lambda: time.monotonic() > job.lease_until)
@@ -251,6 +256,6 @@ def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_secon
     if first == "frozen":
         worker.process.send_signal(signal.SIGCONT)
         until(lambda: "a job ends" in worker.log.read_text())
-    assert [model["version"] for model in models_of(real_instance)] == [trained["version"]]
+    assert [model["version"] for model in models_of(real_instance, first)] == [trained["version"]]
     until(lambda: not list(store.glob("checkpoints/**/state.json")))
-    until(lambda: not list((tmp_path / "instance" / "data" / "training").glob("*/request.json")))
+    until(lambda: not list((real_folder / "data" / "training").glob("*/request.json")))

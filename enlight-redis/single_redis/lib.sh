@@ -47,7 +47,7 @@ write_redis_conf() (
   shift 3
   password=$(redis_secret "$folder")
   hash=$(redis_secret "$folder" main-api | sha256sum)
-  # Its text and not its name: Redis takes the name for a pattern.
+  # Its text and no `include`: Redis takes a name for a pattern.
   text=$(<"$configuration")
   {
     # shellcheck disable=SC2016  # the name as it stands in the file

@@ -56,6 +56,7 @@ class Service:
         #: A quarter of the threads at most wait for pictures.
         self.drawings = Admission(settings.threads // 4, self.trainings.sharing.pictures_waiting)
         self._engine: Engine | None = None
+        self._entering = threading.Lock()
         self._not_ready = "the base model is being loaded"
         self._draining = threading.Event()
         self._stopping = threading.Event()
@@ -82,7 +83,7 @@ class Service:
     def _load(self) -> None:
         while not self._draining.is_set():
             try:
-                self._engine = self._loaded_engine()
+                self._enter(self._loaded_engine())
                 break
             except Exception as error:
                 log.exception("the base model could not be loaded")
@@ -95,6 +96,14 @@ class Service:
         except Exception:
             log.exception("no spare trainer is kept")
 
+    def _enter(self, engine: Engine) -> None:
+        """Draw with it from now on, unless the service has left while it was loaded."""
+        with self._entering:
+            if not self._stopping.is_set():
+                self._engine = engine
+                return
+        engine.close()
+
     def _loaded_engine(self) -> Engine:
         # torch and diffusers take seconds to import, which no request should wait for.
         import diffusers
@@ -103,9 +112,12 @@ class Service:
         from dreambooth_api.inference.engine import Engine, EngineLimits
 
         quieten(diffusers.logging, transformers.logging)
-        device = self.settings.device
-        limits = EngineLimits.for_base(self.base, device, self.settings.model_memory_bytes)
-        engine = Engine(self.base, self.store, device, limits=limits)
+        settings, device = self.settings, self.settings.device
+        limits = EngineLimits.for_base(
+            self.base, device, settings.model_memory_bytes, settings.batch_memory_share
+        )
+        figures = settings.data_dir / "batch-sizes"
+        engine = Engine(self.base, self.store, device, limits=limits, figures_folder=figures)
         started = time.monotonic()
         engine.load()
         seconds = round(time.monotonic() - started, 2)
@@ -170,3 +182,7 @@ class Service:
         deadline = time.monotonic() + _LAST_STEP_S
         while self.drawings.busy and time.monotonic() < deadline:
             time.sleep(0.05)
+        with self._entering:
+            engine = self._engine
+        if engine is not None:
+            engine.close()

@@ -30,6 +30,13 @@ class ServiceSettings(ServerSettings):
     )
     cache_max_gb: float = Field(50.0, gt=0, le=1_000_000, description="What CACHE_DIR may take of the disk")
     model_memory_gb: float = Field(4.0, gt=0, le=10_000, description="Trained models kept in memory")
+    batch_memory_share: float = Field(
+        0.4,
+        gt=0,
+        le=0.9,
+        description="Of the device's memory that is free once the base model is in it (on the CPU, of the"
+        " machine's), what the adapters of a batch may take as whole weights; those beyond it are slower",
+    )
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)

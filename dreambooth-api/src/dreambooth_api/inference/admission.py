@@ -18,14 +18,18 @@ _MAX_RETRY_S = 600.0
 class Place:
     """One drawing's place in the service."""
 
-    def __init__(self, expect: Callable[[Place, int], None]) -> None:
-        self._expect = expect
+    def __init__(self, expect: Callable[[Place, int], None], finish: Callable[[Place, int], None]) -> None:
+        self._expect, self._finish = expect, finish
         self.pictures = 0
         self.begun = False
 
     def expect(self, pictures: int) -> None:
         """Tell how many pictures are wanted, once that is known: the device is wanted from now on."""
         self._expect(self, pictures)
+
+    def done(self) -> None:
+        """Tell that all of them are drawn: the device is not wanted for them any more."""
+        self._finish(self, self.pictures)
 
     def stepped(self, _done: int, _steps: int) -> None:
         """Tell that its pictures are being drawn; fit for an engine's ``on_step``."""
@@ -75,25 +79,24 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[Place]:
-        """A place for one drawing.
+        """A place for one drawing, to be told what becomes of its pictures.
 
         Raises:
             Overloaded: all are taken; ``retry_after`` is estimated from the recent pictures.
         """
-        place = Place(self._expect)
+        place = Place(self._expect, self._finish)
         with self._changed:
             if len(self._places) >= self._limit:
                 wait_s = float(math.ceil(min(max(self._seconds_ahead(), 1.0), _MAX_RETRY_S)))
                 detail = f"{self._limit} drawings are waiting already"
                 raise Overloaded(detail, retry_after=wait_s, waiting=self._limit)
             self._places.add(place)
-        drawn = False
         try:
             yield place
-            drawn = True
         finally:
+            self._finish(place, 0)
             with self._changed:
-                self._leave(place, place.pictures if drawn else 0)
+                self._places.remove(place)
 
     def _seconds_ahead(self) -> float:
         return self._seconds_per_picture * self._pictures_left
@@ -109,19 +112,24 @@ class Admission:
     def _pictures_left(self) -> int:
         return sum(place.pictures for place in self._places)
 
-    def _leave(self, place: Place, drawn: int) -> None:
-        self._places.remove(place)
-        if not place.pictures:
-            return
-        now = time.monotonic()
-        passed, self._since = now - self._since, now
-        self.seconds += passed
-        if not self._pictures_left:
-            self._wanted(False)
-        if drawn:
-            newest = passed / drawn
-            first = self.pictures_done == 0
-            self.pictures_done += drawn
-            self._seconds_per_picture = (
-                newest if first else _FRESHNESS * newest + (1 - _FRESHNESS) * self._seconds_per_picture
-            )
+    def _finish(self, place: Place, drawn: int) -> None:
+        """Nothing more is drawn for *place*; *drawn* pictures were."""
+        with self._changed:
+            if not place.pictures:
+                return
+            place.pictures = 0
+            now = time.monotonic()
+            passed, self._since = now - self._since, now
+            self.seconds += passed
+            if not self._pictures_left:
+                self._wanted(False)
+            if drawn:
+                self._count(passed / drawn, drawn)
+
+    def _count(self, newest: float, drawn: int) -> None:
+        """Pictures that took *newest* seconds each."""
+        first = self.pictures_done == 0
+        self.pictures_done += drawn
+        self._seconds_per_picture = (
+            newest if first else _FRESHNESS * newest + (1 - _FRESHNESS) * self._seconds_per_picture
+        )

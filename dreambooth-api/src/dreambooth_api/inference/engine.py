@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import PIL.Image
 import torch
-from enlight_common.errors import InvalidField, WrongBaseModel
-from enlight_common.queue import Stop
+from enlight_common.errors import InvalidField, ShuttingDown, WrongBaseModel
+from enlight_common.leaving import WORDS
 
-from dreambooth_api.inference.denoising.adapters import (
-    SLOTS,
-    AdapterSet,
-    AdapterUse,
-    BatchAdapters,
-    adapter_set,
-)
-from dreambooth_api.inference.denoising.batched import BatchedDrawings
+from dreambooth_api.inference.caller import PATIENT, Caller, Errands
+from dreambooth_api.inference.denoising.adapters import NO_ADAPTERS, AdapterSet, AdapterUse, adapter_set
+from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.denoiser import Counts
+from dreambooth_api.inference.denoising.kept_figures import KeptFigures, running_on
 from dreambooth_api.inference.denoising.submission import OnStep, Submission
-from dreambooth_api.inference.denoising.turns import Turns
-from dreambooth_api.inference.lora import AdapterWeights, LayerNames, LoraLayers, read_adapter
+from dreambooth_api.inference.lora import AdapterWeights, LayerNames, read_adapter
 from dreambooth_api.inference.memory import ModelMemory
+from dreambooth_api.inference.parts import Parts
 from dreambooth_api.inference.picture import Drawn, ModelUse, Picture
 from dreambooth_api.inference.pipelines import FullModels, PipelineSet
-from dreambooth_api.inference.reference import PlainDrawings, PlainRequest
-from dreambooth_api.inference.request import Drawing, DrawRequest, settle
+from dreambooth_api.inference.prepared import Prepared
+from dreambooth_api.inference.reference import PlainRequest
+from dreambooth_api.inference.request import SIDE_STEP, DrawRequest, settle
+from dreambooth_api.inference.within_memory import within_memory
 from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact, Manifest
 from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base, revision_of
 from dreambooth_api.models.store import ModelStore
 
-log = logging.getLogger(__name__)
+#: Downloads and readings that go on without the client they were for, each in a thread of its own.
+_ABANDONED = 16
 
 
 @dataclass(frozen=True)
@@ -48,41 +46,26 @@ class EngineLimits:
     max_batch: int = 8
     #: Four pictures of 512×512: what SD 1.5 draws at once in under 8 GB of fp16.
     max_batch_pixels: int = 4 * 512 * 512
+    #: Of the memory that is free once the base is loaded, what whole weights of a batch's adapters may take:
+    #: a batch of 8 SD 1.5 pictures with 8 adapters takes 14 GB in half precision. The rest is for what a step
+    #: computes, which grows with the batch, too.
+    batch_memory_share: float = 0.4
 
     @classmethod
-    def for_base(cls, base: BaseModel, device: str, max_loaded_bytes: int) -> EngineLimits:
+    def for_base(
+        cls, base: BaseModel, device: str, max_loaded_bytes: int, batch_memory_share: float
+    ) -> EngineLimits:
         """Whole batches of the base's own size on a GPU, where one that does not fit is halved."""
-        limits = cls(max_loaded_bytes=max_loaded_bytes)
+        limits = cls(max_loaded_bytes=max_loaded_bytes, batch_memory_share=batch_memory_share)
         if torch.device(device).type != "cuda":
             return limits
         return replace(limits, max_batch_pixels=limits.max_batch * base.resolution**2)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request whose models are at hand, and stay so until the context ends, and whose settings are
-    decided.
-    """
-
-    drawing: Drawing
-    uses: tuple[ModelUse, ...]
-    artifacts: tuple[Artifact, ...]
-    base: BaseModel
-    lora_scale: float
-    held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
-
-    def __enter__(self) -> Prepared:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.held.close()
-
-    @property
-    def full(self) -> bool:
-        """Whether it is drawn by a whole fine-tune instead of the base model with adapters."""
-        return bool(self.uses) and self.uses[0].method == "full"
+class _Opened:
+    artifacts: list[Artifact]
+    held: ExitStack
 
 
 class Engine:
@@ -95,7 +78,10 @@ class Engine:
         device: str = "cpu",
         dtype: torch.dtype | None = None,
         limits: EngineLimits | None = None,
+        figures_folder: Path | None = None,
     ) -> None:
+        """*figures_folder*: where is kept over restarts what was learned about batches; None for nowhere."""
+        self._figures_folder = figures_folder
         self.base = base
         self.device = device
         self.dtype = dtype or _dtype_for(device)
@@ -103,7 +89,9 @@ class Engine:
         self.loaded = ModelMemory(self.limits.max_loaded_bytes, device)
         self._store = store
         self._full = FullModels(store.cache, self.loaded.full, device, self.dtype)
-        self._parts: _Parts | None = None
+        self._errands = Errands(_ABANDONED)
+        self._parts: Parts | None = None
+        self._closed = False
 
     def load(self) -> None:
         """Bring the base model into memory; seconds to minutes."""
@@ -115,7 +103,14 @@ class Engine:
             # Convolutions in half precision are made for it.
             pipeline.unet.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
-        self._parts = _Parts(PipelineSet(pipeline), self.limits)
+        figures = None
+        if self._figures_folder is not None:
+            figures = KeptFigures(self._figures_folder, running_on(self.base, pipeline.device, self.dtype))
+        limits = self.limits
+        sizes = BatchSizes(limits.max_batch, limits.max_batch_pixels // SIDE_STEP**2)
+        self._parts = Parts(
+            PipelineSet(pipeline), sizes, limits.max_batch, limits.batch_memory_share, figures
+        )
 
     @property
     def ready(self) -> bool:
@@ -127,30 +122,49 @@ class Engine:
         """What was stepped so far, and is being stepped. Fit for any thread."""
         return Counts() if self._parts is None else self._parts.batched.counts
 
-    def close(self) -> None:
-        """End the engine's threads, once nothing is being drawn any more."""
-        if self._parts is not None:
-            self._parts.batched.close()
+    def close(self, timeout_s: float = 3.0) -> None:
+        """End the engine's threads, and forget its models. What is still being drawn is given up: its callers
+        get ShuttingDown. Each thread has *timeout_s* seconds to end its present step.
+        """
+        self._closed = True
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.plain.close(timeout_s)
+            parts.batched.close(timeout_s)
+        self.loaded.clear()
 
-    def prepare(self, request: DrawRequest) -> Prepared:
+    def prepare(self, request: DrawRequest, caller: Caller = PATIENT) -> Prepared:
         """Have the request's models at hand, fetching those that are not, and decide its settings.
 
         Fit for any thread. What it gives is to be closed.
 
         Raises:
+            Canceled, TimedOut: *caller* waits no more; what others wait for is fetched all the same.
             UnknownModel: a model is not in the store.
             StoreUnavailable, StoreCorrupt, StorageFull, TimedOut: a model could not be fetched.
             WrongBaseModel: an adapter was trained on another base than this engine's.
             InvalidField: these models do not go together, or a setting is out of the base's bounds.
         """
-        with ExitStack() as held:
-            artifacts = [
-                held.enter_context(self._store.open(wanted.model_id, request.tenant))
-                for wanted in request.models
-            ]
-            prepared = self._prepared(request, artifacts)
+        opened = self._open(request, caller)
+        with opened.held as held:
+            prepared = self._prepared(request, opened.artifacts)
             prepared.held.enter_context(held.pop_all())
             return prepared
+
+    def _open(self, request: DrawRequest, caller: Caller) -> _Opened:
+        """The request's models, open until ``held`` is closed."""
+
+        def open_all() -> _Opened:
+            with ExitStack() as held:
+                artifacts = [
+                    held.enter_context(self._store.open(wanted.model_id, request.tenant))
+                    for wanted in request.models
+                ]
+                return _Opened(artifacts, held.pop_all())
+
+        if not request.models:
+            return open_all()
+        return self._errands.run(open_all, caller, lambda opened: opened.held.close())
 
     def _prepared(self, request: DrawRequest, artifacts: list[Artifact]) -> Prepared:
         manifests = [artifact.manifest for artifact in artifacts]
@@ -183,86 +197,83 @@ class Engine:
             raise WrongBaseModel(f"model_id: {reason}", field="model_id")
 
     def draw(
-        self,
-        request: DrawRequest | Prepared,
-        *,
-        stop: Stop = lambda: False,
-        on_step: OnStep | None = None,
-        deadline_s: float | None = None,
+        self, request: DrawRequest | Prepared, caller: Caller = PATIENT, *, on_step: OnStep | None = None
     ) -> Drawn:
         """Draw all pictures of *request*.
 
-        *stop* is asked between steps. *on_step* is told (steps done, steps in all), counted by picture. Both
-        may be called from another thread, and should be quick: everyone's next step waits for them.
-        *deadline_s* is how many seconds from now all of it may take.
+        *on_step* is told (steps done, steps in all), counted by picture, from another thread, and should be
+        quick: everyone's next step waits for it.
 
         Raises:
-            Canceled: *stop* said yes.
-            TimedOut: the deadline passed.
+            Canceled, TimedOut: *caller* waits no more.
             BadAdapter: an adapter's file does not fit the base model, or its rank is above the bound.
             OutOfMemory: a single picture of this size does not fit into the device's memory.
+            ShuttingDown: the engine was closed.
             UnknownModel, WrongBaseModel, InvalidField: as in ``prepare``.
         """
         if isinstance(request, DrawRequest):
-            with self.prepare(request) as prepared:
-                return self.draw(prepared, stop=stop, on_step=on_step, deadline_s=deadline_s)
-        if self._parts is None:
-            raise RuntimeError("the base model is not loaded")
-        drawing = request.drawing
-        whose = Submission(drawing.num_image, stop=stop, on_step=on_step, deadline_s=deadline_s)
-        seeds = [drawing.seed + number for number in range(drawing.num_image)]
-        images, own_scheduler = self._images(self._parts, request, seeds, whose)
+            with self.prepare(request, caller) as prepared:
+                return self.draw(prepared, caller, on_step=on_step)
+        whose = Submission(request.drawing.num_image, caller, on_step=on_step)
+        self.start(request, caller, whose)
+        images = whose.result()
+        seed = request.drawing.seed
         return Drawn(
-            pictures=tuple(Picture(image, seed) for image, seed in zip(images, seeds, strict=True)),
-            drawing=drawing,
-            models=request.uses,
-            base=request.base.name,
-            scheduler=drawing.scheduler or own_scheduler,
-            lora_scale=request.lora_scale,
+            recipe=request.recipe(whose),
+            pictures=tuple(Picture(image, seed + number) for number, image in enumerate(images)),
             truncated_prompt=whose.truncated_prompt,
             device_seconds=whose.device_seconds,
         )
 
-    def _images(
-        self, parts: _Parts, prepared: Prepared, seeds: list[int], whose: Submission
-    ) -> tuple[list[PIL.Image.Image], str]:
-        """The pictures, and the class of the scheduler that the model itself comes with."""
+    def start(self, prepared: Prepared, caller: Caller, whose: Submission) -> None:
+        """Begin to draw *prepared*, which has to stay open until *whose* pictures are there; raises as
+        ``draw``.
+        """
+        parts = self._parts
+        if parts is None:
+            raise ShuttingDown(WORDS) if self._closed else RuntimeError("the base model is not loaded")
         drawing = prepared.drawing
+        seeds = [drawing.seed + number for number in range(drawing.num_image)]
         if prepared.full:
-            return self._of_a_fine_tune(parts, prepared, seeds, whose)
-        adapters = self._adapters_of(parts, prepared)
-        own_scheduler = str(parts.pipelines.scheduler_config["_class_name"])
+            parts.plain.start(PlainRequest(drawing, seeds, self._of_a_fine_tune(prepared), None, None, whose))
+            return
+        adapters = self._adapters_of(parts, prepared, caller)
+        whose.own_scheduler = parts.pipelines.scheduler
         trajectory = parts.batched.trajectory(drawing)
         if trajectory is not None:
-            return parts.batched.draw(drawing, seeds, trajectory, adapters, whose), own_scheduler
-        conditioning = parts.batched.conditioning(drawing, adapters)
-        request = PlainRequest(drawing, seeds, lambda: parts.pipelines, adapters, conditioning, whose)
-        return parts.plain.draw(request), own_scheduler
-
-    def _of_a_fine_tune(
-        self, parts: _Parts, prepared: Prepared, seeds: list[int], whose: Submission
-    ) -> tuple[list[PIL.Image.Image], str]:
-        own: list[PipelineSet] = []
-
-        def pipelines() -> PipelineSet:
-            own[:] = [self._full.pipelines(prepared.artifacts[0])]
-            return own[0]
-
-        images = parts.plain.draw(PlainRequest(prepared.drawing, seeds, pipelines, None, None, whose))
-        return images, str(own[0].scheduler_config["_class_name"])
-
-    def _adapters_of(self, parts: _Parts, prepared: Prepared) -> AdapterSet:
-        """The request's adapters, from memory or from their files."""
-        return adapter_set(
-            [
-                AdapterUse(
-                    artifact.manifest.key,
-                    self._weights_of(artifact, parts.names),
-                    use.weight * prepared.lora_scale,
-                )
-                for artifact, use in zip(prepared.artifacts, prepared.uses, strict=True)
-            ]
+            parts.batched.start(drawing, seeds, trajectory, adapters, whose)
+            return
+        parts.plain.start(
+            PlainRequest(
+                drawing,
+                seeds,
+                lambda: parts.pipelines,
+                adapters,
+                lambda: parts.batched.conditioning(drawing, adapters),
+                whose,
+            )
         )
+
+    def _of_a_fine_tune(self, prepared: Prepared) -> Callable[[], PipelineSet]:
+        return lambda: self._full.pipelines(prepared.artifacts[0])
+
+    def _adapters_of(self, parts: Parts, prepared: Prepared, caller: Caller) -> AdapterSet:
+        """The request's adapters, from memory or from their files."""
+
+        def read() -> AdapterSet:
+            with within_memory():
+                return adapter_set(
+                    [
+                        AdapterUse(
+                            artifact.manifest.key,
+                            self._weights_of(artifact, parts.names),
+                            use.weight * prepared.lora_scale,
+                        )
+                        for artifact, use in zip(prepared.artifacts, prepared.uses, strict=True)
+                    ]
+                )
+
+        return self._errands.run(read, caller) if prepared.artifacts else NO_ADAPTERS
 
     def _weights_of(self, artifact: Artifact, names: LayerNames) -> AdapterWeights:
         def load() -> AdapterWeights:
@@ -272,19 +283,6 @@ class Engine:
                 )
 
         return self.loaded.adapters.get(artifact.manifest.key, load)
-
-
-class _Parts:
-    """What a loaded base model is drawn with."""
-
-    def __init__(self, pipelines: PipelineSet, limits: EngineLimits) -> None:
-        bounds = {"max_batch": limits.max_batch, "max_batch_pixels": limits.max_batch_pixels}
-        turns = Turns()
-        applied = BatchAdapters(LoraLayers(pipelines.text.unet, slots=SLOTS, units=limits.max_batch))
-        self.pipelines = pipelines
-        self.names = LayerNames.of_pipeline(pipelines.text)
-        self.batched = BatchedDrawings(pipelines, applied, turns, **bounds)
-        self.plain = PlainDrawings(turns, applied, self.batched.decoder, **bounds)
 
 
 def _dtype_for(device: str) -> torch.dtype:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
+from typing import Generic, TypeVar
 
 from dreambooth_api.models.artifact import ModelKey
 
-
-class LoadedModel(ABC):
-    """A whole model, ready to draw with."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Give its memory back."""
+Model = TypeVar("Model")
 
 
-class LoadedModels:
+class LoadedModels(Generic[Model]):
     """Bounded in bytes and in number; a drawing that needs more than the bound gets it, and gives it back
     with the next one.
 
@@ -25,7 +19,7 @@ class LoadedModels:
 
     def __init__(self, max_bytes: int, max_count: int) -> None:
         self.max_bytes, self.max_count = max_bytes, max_count
-        self._models: OrderedDict[ModelKey, tuple[LoadedModel, int]] = OrderedDict()
+        self._models: OrderedDict[ModelKey, tuple[Model, int]] = OrderedDict()
         self._deleted: deque[ModelKey] = deque(maxlen=1024)
         #: Bytes of each, least recently used first. Replaced as a whole, so that any thread may read it.
         self.sizes: dict[ModelKey, int] = {}
@@ -38,7 +32,7 @@ class LoadedModels:
         """Bytes of all. Fit for any thread."""
         return sum(self.sizes.values())
 
-    def find(self, key: ModelKey) -> LoadedModel | None:
+    def find(self, key: ModelKey) -> Model | None:
         """The model, which counts as used now."""
         if key not in self._models:
             self.misses += 1
@@ -55,7 +49,7 @@ class LoadedModels:
         """
         self._shrink(self.max_count - 1, self.max_bytes - size)
 
-    def put(self, key: ModelKey, model: LoadedModel, size: int) -> None:
+    def put(self, key: ModelKey, model: Model, size: int) -> None:
         """Keep a model that turned out to have *size* bytes, and drop others if need be."""
         self._models[key] = (model, size)
         self._tell()
@@ -80,10 +74,15 @@ class LoadedModels:
             if key in self._models:
                 self._drop(key)
 
-    def _drop(self, key: ModelKey) -> None:
-        model, _ = self._models.pop(key)
+    def clear(self) -> None:
+        """Drop all, when nothing is drawn any more."""
+        self._models.clear()
         self._tell()
-        model.drop()
+
+    def _drop(self, key: ModelKey) -> None:
+        # Nothing else refers to it but who draws with it: Python frees its memory with the object.
+        del self._models[key]
+        self._tell()
 
     def _tell(self) -> None:
         self.sizes = {key: size for key, (_, size) in self._models.items()}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 import torch
 
 from dreambooth_api.inference.loaded import LoadedModels
 from dreambooth_api.inference.lora import AdapterWeights, HostAdapters
 from dreambooth_api.models.artifact import ModelKey
+
+if TYPE_CHECKING:
+    from dreambooth_api.inference.pipelines import PipelineSet
 
 #: Whole fine-tunes; each is as big as its base model, so that the bytes bound them first.
 _MAX_FULL = 64
@@ -55,7 +59,7 @@ class ModelMemory:
 
     def __init__(self, max_bytes: int, device: str) -> None:
         self.adapters = CountedAdapters(max_bytes // 2, torch.device(device))
-        self.full = LoadedModels(max_bytes // 2, _MAX_FULL)
+        self.full: LoadedModels[PipelineSet] = LoadedModels(max_bytes // 2, _MAX_FULL)
 
     @property
     def sizes(self) -> dict[ModelKey, int]:
@@ -87,3 +91,8 @@ class ModelMemory:
         """Drop a model that was deleted; who draws with it goes on."""
         self.adapters.forget(key)
         self.full.forget(key)
+
+    def clear(self) -> None:
+        """Drop all, when nothing is drawn any more."""
+        self.adapters.clear()
+        self.full.clear()

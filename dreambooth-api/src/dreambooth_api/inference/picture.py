@@ -35,46 +35,54 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a request came to: its pictures in order, and what of the prompt did not fit the text encoder."""
+class Recipe:
+    """How a request's pictures are made."""
 
-    pictures: tuple[Picture, ...]
     drawing: Drawing
     models: tuple[ModelUse, ...]
     base: str
     scheduler: str
     lora_scale: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that were used, by the names of the request's fields."""
+        drawing = self.drawing
+        settings: dict[str, Any] = {
+            "num_inference_steps": drawing.steps,
+            "guidance_scale": drawing.guidance_scale,
+            "scheduler": self.scheduler,
+            "width": drawing.width,
+            "height": drawing.height,
+            "lora_scale": self.lora_scale,
+            "mode": drawing.mode,
+            "models": [{"model_id": use.pinned, "weight": use.weight} for use in self.models],
+        }
+        if drawing.mode != "text":
+            settings["strength"] = drawing.strength
+        return settings
+
+    def description(self, seed: int) -> dict[str, str]:
+        """Text chunks of the file of the picture of that seed: everything needed to draw it again, as
+        strings.
+        """
+        return {
+            "prompt": self.drawing.prompt,
+            "negative_prompt": self.drawing.negative_prompt,
+            "seed": str(seed),
+            "model": ", ".join(use.model_id for use in self.models),
+            "version": ", ".join(use.version for use in self.models),
+            "base": self.base,
+            "settings": json.dumps(self.settings),
+        }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a request came to: its pictures in order, and what of the prompt did not fit the text encoder."""
+
+    recipe: Recipe
+    pictures: tuple[Picture, ...]
     truncated_prompt: str | None
     #: For how long the device drew it; of what it did for several at once, its part.
     device_seconds: float
-
-
-def settings_of(drawn: Drawn) -> dict[str, Any]:
-    """The settings that were used, by the names of the request's fields."""
-    drawing = drawn.drawing
-    settings: dict[str, Any] = {
-        "num_inference_steps": drawing.steps,
-        "guidance_scale": drawing.guidance_scale,
-        "scheduler": drawn.scheduler,
-        "width": drawing.width,
-        "height": drawing.height,
-        "lora_scale": drawn.lora_scale,
-        "mode": drawing.mode,
-        "models": [{"model_id": use.pinned, "weight": use.weight} for use in drawn.models],
-    }
-    if drawing.mode != "text":
-        settings["strength"] = drawing.strength
-    return settings
-
-
-def description(drawn: Drawn, picture: Picture) -> dict[str, str]:
-    """Text chunks of *picture*'s file: everything needed to draw it again, as strings."""
-    return {
-        "prompt": drawn.drawing.prompt,
-        "negative_prompt": drawn.drawing.negative_prompt,
-        "seed": str(picture.seed),
-        "model": ", ".join(use.model_id for use in drawn.models),
-        "version": ", ".join(use.version for use in drawn.models),
-        "base": drawn.base,
-        "settings": json.dumps(settings_of(drawn)),
-    }

@@ -11,7 +11,7 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
 from dreambooth_api.inference.denoising.autoencoder import Autoencoder
 from dreambooth_api.inference.denoising.conditioning import Conditioning
-from dreambooth_api.inference.loaded import LoadedModel, LoadedModels
+from dreambooth_api.inference.loaded import LoadedModels
 from dreambooth_api.inference.request import Drawing, Mode
 from dreambooth_api.models.artifact import Artifact
 from dreambooth_api.models.cache.model_cache import ModelCache
@@ -46,6 +46,11 @@ class PipelineSet:
             pipeline.set_progress_bar_config(disable=True)
             self._others[mode] = pipeline
         return self._others[mode]
+
+    @property
+    def scheduler(self) -> str:
+        """The class of the model's own scheduler."""
+        return str(self.scheduler_config["_class_name"])
 
     @property
     def bytes(self) -> int:
@@ -98,21 +103,12 @@ def fitted(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
     return PIL.ImageOps.fit(image, size)
 
 
-@dataclass(frozen=True)
-class LoadedPipelines(LoadedModel):
-    """A whole fine-tune, as big as its base model."""
-
-    pipelines: PipelineSet
-
-    def drop(self) -> None:
-        # Nothing else refers to it: Python frees its memory with the object.
-        pass
-
-
 class FullModels:
     """Whole fine-tunes. Not thread-safe: the one thread of the plain drawings uses it."""
 
-    def __init__(self, cache: ModelCache, loaded: LoadedModels, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, cache: ModelCache, loaded: LoadedModels[PipelineSet], device: str, dtype: torch.dtype
+    ) -> None:
         self._cache = cache
         self._loaded = loaded
         self._device = device
@@ -127,8 +123,8 @@ class FullModels:
         self._loaded.drop_deleted()
         key = artifact.manifest.key
         found = self._loaded.find(key)
-        if isinstance(found, LoadedPipelines):
-            return found.pipelines
+        if found is not None:
+            return found
         # A guess: its files may hold another precision than it is drawn with.
         self._loaded.make_room(artifact.bytes)
         with self._cache.hashed(artifact) as right:
@@ -139,5 +135,5 @@ class FullModels:
                 local_files_only=True,
             ).to(self._device)
         pipelines = PipelineSet(pipeline)
-        self._loaded.put(key, LoadedPipelines(pipelines), pipelines.bytes)
+        self._loaded.put(key, pipelines, pipelines.bytes)
         return pipelines

@@ -4,29 +4,37 @@ do (samplers of higher order, inpainting, whole fine-tunes).
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-import PIL.Image
 import torch
-from enlight_common.queue import Canceled, Stop, WorkQueue
+from enlight_common.errors import OutOfMemory, ShuttingDown
+from enlight_common.leaving import WORDS
+from enlight_common.queue import Canceled
 from torch import Tensor
 
 from dreambooth_api.inference.denoising.adapters import AdapterSet, MergedAdapters
+from dreambooth_api.inference.denoising.batch_sizes import FittingSizes
 from dreambooth_api.inference.denoising.conditioning import Conditioning
 from dreambooth_api.inference.denoising.decoding import Decoder, FinishedLatents
 from dreambooth_api.inference.denoising.submission import Submission
 from dreambooth_api.inference.denoising.texts import cut_off
-from dreambooth_api.inference.denoising.turns import Turns
+from dreambooth_api.inference.denoising.turns import Party
 from dreambooth_api.inference.pipelines import PipelineSet, arguments
-from dreambooth_api.inference.request import Drawing
+from dreambooth_api.inference.request import SIDE_STEP, Drawing
 from dreambooth_api.inference.schedulers import make_scheduler
+from dreambooth_api.inference.within_memory import within_memory
 
-#: Steps after which others have a turn: a merge of adapters and its undoing cost a quarter of a step.
+log = logging.getLogger(__name__)
+
+#: Steps of a turn at least: a merge of adapters and its undoing cost a quarter of a step.
 _TURN_STEPS = 4
 
 
@@ -35,75 +43,112 @@ class PlainRequest:
     """What to draw, by whose pipelines, and who waits for it.
 
     *adapters* and *conditioning*, its texts, are for the base model's pipelines; None for a whole fine-tune.
+    *pipelines* and *conditioning* may take long, and are asked for in the thread that draws.
     """
 
     drawing: Drawing
     seeds: Sequence[int]
     pipelines: Callable[[], PipelineSet]
     adapters: AdapterSet | None
-    conditioning: Conditioning | None
+    conditioning: Callable[[], Conditioning] | None
     whose: Submission
 
 
 class PlainDrawings:
     """Draws one request at a time, in a thread of its own, and lets the batches step in between."""
 
-    def __init__(
-        self,
-        turns: Turns,
-        applied: MergedAdapters,
-        decoder: Decoder,
-        *,
-        max_batch: int,
-        max_batch_pixels: int,
-    ) -> None:
-        self._turns, self._applied, self._decoder = turns, applied, decoder
-        self._max_batch, self._max_pixels = max_batch, max_batch_pixels
+    def __init__(self, turns: Party, applied: MergedAdapters, decoder: Decoder, sizes: FittingSizes) -> None:
+        """*sizes* are latents'."""
+        self._turns, self._applied, self._decoder, self._sizes = turns, applied, decoder, sizes
         # Who submits bounds it.
-        self._queue = WorkQueue(limit=2**31, what="drawings")
+        self._queue: SimpleQueue[PlainRequest | None] = SimpleQueue()
+        self._present: PlainRequest | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._draw_forever, name="plain drawings", daemon=True)
+        self._thread.start()
 
-    def draw(self, request: PlainRequest) -> list[PIL.Image.Image]:
-        """The pictures of *request*.
+    def start(self, request: PlainRequest) -> None:
+        """Have *request* drawn, for who waits for it to be told."""
+        request.whose.expect(len(request.seeds) * request.drawing.steps_taken)
+        self._queue.put(request)
+        if self._closing:
+            request.whose.fail(ShuttingDown(WORDS))
 
-        Raises:
-            Canceled, TimedOut: as ``Submission.result`` does.
-        """
-        drawing, whose = request.drawing, request.whose
-        whose.expect(len(request.seeds) * drawing.steps)
+    def close(self, timeout_s: float) -> None:
+        """Give up what is wanted and end, within *timeout_s* or else after the present step."""
+        self._closing = True
+        self._queue.put(None)
+        present = self._present
+        if present is not None:
+            present.whose.fail(ShuttingDown(WORDS))
+        self._thread.join(timeout_s)
 
-        def work(_stop: Stop) -> None:
-            # Before the turn: a whole fine-tune is read from the disk.
-            pipelines = request.pipelines()
-            with _Turn(request, self._turns, self._applied) as turn:
-                whose.truncated_prompt = _cut_off(request, pipelines)
-                for first, seeds in self._batches(request):
-                    latents = _latents(request, pipelines, seeds, turn)
-                    for index, one in enumerate(latents, first):
-                        self._decoder.decode(FinishedLatents(whose, index, one, pipelines.autoencoder))
+    def _draw_forever(self) -> None:
+        while (request := self._queue.get()) is not None:
+            self._present = request
+            if self._closing:
+                request.whose.fail(ShuttingDown(WORDS))
+            try:
+                request.whose.look()
+                if not request.whose.over:
+                    with within_memory():
+                        self._draw(request)
+            except Canceled:
+                pass  # it is over, and its caller knows why
+            except Exception as error:
+                request.whose.fail(error)
+            # While the thread waits, nothing of the last drawing stays in memory.
+            self._present = None
+            del request
 
-        def gave_up() -> bool:
-            whose.look()
-            return whose.over
+    def _draw(self, request: PlainRequest) -> None:
+        # Before the turn: a whole fine-tune is read from the disk.
+        pipelines = request.pipelines()
+        conditioning = None if request.conditioning is None else request.conditioning()
+        request.whose.own_scheduler = pipelines.scheduler
+        request.whose.truncated_prompt = _cut_off(request, pipelines, conditioning)
+        with _Turn(request, self._turns, self._applied) as turn:
+            left = list(enumerate(request.seeds))
+            shape = (request.drawing.height // SIDE_STEP, request.drawing.width // SIDE_STEP)
+            while left:
+                batch = left[: self._sizes.limit(shape)]
+                latents = self._fitting(request, pipelines, conditioning, [seed for _, seed in batch], turn)
+                if latents is None:
+                    self._sizes.does_not_fit(shape, len(batch))
+                    continue
+                for (index, _), one in zip(batch, latents, strict=True):
+                    self._decoder.decode(FinishedLatents(request.whose, index, one, pipelines.autoencoder))
+                del left[: len(batch)]
 
-        # Canceled says that it is over, and the result says why.
-        with suppress(Canceled):
-            self._queue.run(work, units=len(request.seeds), stop=gave_up)
-        return whose.result()
-
-    def _batches(self, request: PlainRequest) -> Iterator[tuple[int, Sequence[int]]]:
-        """A batch's seeds at a time, and the index of the first of them."""
-        fitting = self._max_pixels // (request.drawing.width * request.drawing.height)
-        size = max(1, min(self._max_batch, fitting))
-        for first in range(0, len(request.seeds), size):
-            yield first, request.seeds[first : first + size]
+    @staticmethod
+    def _fitting(
+        request: PlainRequest,
+        pipelines: PipelineSet,
+        conditioning: Conditioning | None,
+        seeds: Sequence[int],
+        turn: _Turn,
+    ) -> Tensor | None:
+        """The batch's latents, or None where it does not fit into the memory, but a smaller one may."""
+        try:
+            with within_memory():
+                return _latents(request, pipelines, conditioning, seeds, turn)
+        except OutOfMemory:
+            if len(seeds) == 1:
+                raise
+        log.warning("a plain batch did not fit into the device's memory", extra={"pictures": len(seeds)})
+        turn.begin_batch_again()
+        return None
 
 
 class _Turn:
     """The device's turn, given away between steps where others want it, and taken again."""
 
-    def __init__(self, request: PlainRequest, turns: Turns, applied: MergedAdapters) -> None:
+    def __init__(self, request: PlainRequest, turns: Party, applied: MergedAdapters) -> None:
         self._request, self._turns, self._applied = request, turns, applied
+        #: Since the turn was taken.
         self._steps = 0
+        #: Of all pictures of the present batch.
+        self._batch_steps = 0
         self._began = 0.0
 
     def __enter__(self) -> _Turn:
@@ -120,54 +165,74 @@ class _Turn:
     ) -> None:
         self._turns.give_back()
 
+    def begin_batch(self) -> None:
+        """Count the steps from here."""
+        self._batch_steps = 0
+
+    def begin_batch_again(self) -> None:
+        """Take the batch's steps back, which were in vain."""
+        self._request.whose.take_back(self._batch_steps)
+        self._batch_steps = 0
+
     def stepped(self, pictures: int) -> None:
         """Tell of a step, and let others step. Raises Canceled where nobody waits any more."""
         whose = self._request.whose
         now = time.perf_counter()
         whose.stepped(pictures, now - self._began)
+        self._batch_steps += pictures
         self._began = now
         whose.look()
         if whose.over:
             raise Canceled
         self._steps += 1
-        if self._steps % _TURN_STEPS == 0 and self._turns.wanted:
+        if self._steps >= _TURN_STEPS and self._turns.over:
             self._turns.give_back()
             self._turns.take()
             self._begin()
 
     def _begin(self) -> None:
+        self._steps = 0
         if self._request.adapters is not None:
             with torch.inference_mode():
                 self._applied.merge(self._request.adapters)
         self._began = time.perf_counter()
 
 
-def _cut_off(request: PlainRequest, pipelines: PipelineSet) -> str | None:
-    if request.conditioning is not None:
-        return request.conditioning.prompt.cut_off
+def _cut_off(request: PlainRequest, pipelines: PipelineSet, conditioning: Conditioning | None) -> str | None:
+    if conditioning is not None:
+        return conditioning.prompt.cut_off
     return cut_off(pipelines.text.tokenizer, request.drawing.prompt)
 
 
-def _latents(request: PlainRequest, pipelines: PipelineSet, seeds: Sequence[int], turn: _Turn) -> Tensor:
+def _latents(
+    request: PlainRequest,
+    pipelines: PipelineSet,
+    conditioning: Conditioning | None,
+    seeds: Sequence[int],
+    turn: _Turn,
+) -> Tensor:
     """Finished latents of a batch, (pictures, channels, height, width)."""
     drawing = request.drawing
+    turn.begin_batch()
     pipeline = pipelines.of(drawing.mode)
     pipeline.scheduler = make_scheduler(drawing.scheduler, pipelines.scheduler_config)
     with ExitStack() as encoding:
         if drawing.mode != "text":
-            # The VAE is used until the first step, and SDXL's pipelines change its dtype meanwhile.
-            encoding.enter_context(pipelines.autoencoder.in_use)
+            # The VAE is used until the first step.
+            encoding.enter_context(pipelines.autoencoder.lent())
 
         def watch(_pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             encoding.close()
             # Some samplers call the UNet more often than they were asked to take steps.
-            turn.stepped(len(seeds) if step < drawing.steps else 0)
+            calls, steps = pipeline.num_timesteps, drawing.steps_taken
+            done = (step + 1) * steps // calls - step * steps // calls
+            turn.stepped(len(seeds) * done)
             return values
 
         # On the CPU also for a GPU: its generator gives the same noise on every machine.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents: Tensor = pipeline(
-            **arguments(drawing, len(seeds), request.conditioning),
+            **arguments(drawing, len(seeds), conditioning),
             generator=generators,
             callback_on_step_end=watch,
             output_type="latent",

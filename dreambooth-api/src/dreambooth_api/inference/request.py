@@ -72,6 +72,11 @@ class Drawing:
     image: PIL.Image.Image | None
     mask: PIL.Image.Image | None
 
+    @property
+    def steps_taken(self) -> int:
+        """How many of its steps each picture takes: one from an image begins in the midst of them."""
+        return self.steps if self.mode == "text" else min(int(self.steps * self.strength), self.steps)
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -107,9 +112,7 @@ def settle(request: DrawRequest, base: BaseModel) -> Drawing:
     mode: Mode = "text" if request.image is None else "image" if request.mask is None else "inpaint"
     guidance = suggestion.guidance_scale if request.guidance_scale is None else request.guidance_scale
     strength = suggestion.strength if request.strength is None else request.strength
-    if mode != "text" and int(steps * strength) < 1:
-        raise InvalidField("strength", "times num_inference_steps must be at least 1")
-    return Drawing(
+    drawing = Drawing(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         num_image=request.num_image,
@@ -124,6 +127,9 @@ def settle(request: DrawRequest, base: BaseModel) -> Drawing:
         image=request.image,
         mask=request.mask,
     )
+    if drawing.steps_taken < 1:
+        raise InvalidField("strength", "times num_inference_steps must be at least 1")
+    return drawing
 
 
 def _size(request: DrawRequest, base: BaseModel) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from enlight_common.errors import InvalidField
 from enlight_common.ids import ID_PATTERN
 from enlight_common.images import ImageBounds, decode_base64_image
 from pydantic import BaseModel, ConfigDict, Field
 
+from dreambooth_api.inference.picture import Recipe
 from dreambooth_api.inference.request import MAX_SEED, MIN_SIDE, SIDE_STEP, DrawRequest, WeightedModel
 from dreambooth_api.inference.schedulers import SAMPLERS, sampler_named
 
@@ -22,6 +23,7 @@ MAX_SIDE = 4_096
 #: A picture to start from is scaled down anyway: 16 megapixels are plenty, and 48 MB once decoded.
 SOURCE_BOUNDS = ImageBounds(max_pixels=16_000_000)
 
+PictureFormat = Literal["png", "jpeg", "webp"]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 ModelId = Annotated[
@@ -58,10 +60,18 @@ class InferenceBody(_Strict):
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Picture i is drawn from seed + i")
     scheduler: str | None = Field(None, max_length=64, json_schema_extra={"enum": [*SAMPLERS, None]})
     lora_scale: Weight = Field(1.0, description="Multiplies the weights of all adapters")
-    format: Literal["png", "jpeg", "webp"] = "png"
+    format: PictureFormat = "png"
     image: Base64Image | None = Field(None, description="Draw from this picture")
     mask: Base64Image | None = Field(None, description="As big as the image; white is redrawn")
     strength: float | None = Field(None, gt=0, le=1, description="1 leaves nothing of the image")
+    preview_steps: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description="With `Accept: text/event-stream`: show each picture after every so many of its steps."
+        " What plain diffusers draws (inpainting, whole fine-tunes, some samplers) is not shown before it is"
+        " done",
+    )
 
     def draw_request(self, tenant: str = "default") -> DrawRequest:
         """The request behind the body, its images decoded.
@@ -138,3 +148,28 @@ class InferenceAnswer(BaseModel):
     truncated_prompt: str | None = Field(description="What of the prompt did not fit the text encoder")
     seconds: float = Field(description="For how long the device drew them")
     settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        *,
+        images: list[str],
+        picture_format: str,
+        truncated_prompt: str | None,
+        device_seconds: float,
+    ) -> Self:
+        """The answer for pictures that were made so."""
+        drawing, uses = recipe.drawing, recipe.models
+        return cls(
+            message="Inference is done.",
+            images=images,
+            seeds=[drawing.seed + number for number in range(drawing.num_image)],
+            format=picture_format,
+            model=uses[0].model_id if len(uses) == 1 else None,
+            models=[UsedModel(**vars(use)) for use in uses],
+            base=recipe.base,
+            truncated_prompt=truncated_prompt,
+            seconds=round(device_seconds, 3),
+            settings=recipe.settings,
+        )

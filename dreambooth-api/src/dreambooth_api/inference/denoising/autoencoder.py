@@ -36,7 +36,7 @@ class Autoencoder:
         self._upcasts = self._sdxl and bool(self._vae.config.force_upcast)
         self._dtype: torch.dtype = self._vae.dtype
         #: Held while it computes, because its dtype may change for that time.
-        self.in_use = threading.Lock()
+        self._in_use = threading.Lock()
 
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
@@ -84,9 +84,22 @@ class Autoencoder:
         )
 
     @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leave the VAE to a pipeline of diffusers while the context lasts.
+
+        SDXL's change its dtype, and leave it so where they fail.
+        """
+        with self._in_use:
+            try:
+                yield
+            finally:
+                if self._vae.dtype != self._dtype:
+                    self._vae.to(dtype=self._dtype)
+
+    @contextmanager
     def _in(self, dtype: torch.dtype) -> Iterator[Any]:
         """The VAE in *dtype* while the context lasts."""
-        with self.in_use:
+        with self._in_use:
             if dtype == self._dtype:
                 yield self._vae
                 return

@@ -6,8 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import PIL.Image
 import torch
+from enlight_common.errors import ShuttingDown
+from enlight_common.leaving import WORDS
 
 from dreambooth_api.inference.denoising.adapters import AdapterSet, BatchAdapters
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
@@ -15,14 +16,17 @@ from dreambooth_api.inference.denoising.beside import SideThread
 from dreambooth_api.inference.denoising.conditioning import Conditioning
 from dreambooth_api.inference.denoising.decoding import Decoder, FinishedLatents
 from dreambooth_api.inference.denoising.denoiser import Counts, Denoiser
+from dreambooth_api.inference.denoising.kept_figures import KeptFigures
 from dreambooth_api.inference.denoising.loop import StepLoop
+from dreambooth_api.inference.denoising.previews import Previews
 from dreambooth_api.inference.denoising.submission import Submission
 from dreambooth_api.inference.denoising.texts import Texts
-from dreambooth_api.inference.denoising.turns import Turns
+from dreambooth_api.inference.denoising.turns import Party
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
 from dreambooth_api.inference.pipelines import PipelineSet, fitted
 from dreambooth_api.inference.request import SIDE_STEP, Drawing
 from dreambooth_api.inference.samplers import PictureNoise, Trajectory, trajectory_of
+from dreambooth_api.inference.within_memory import within_memory
 
 #: Kept, some kilobytes each: making one takes diffusers a millisecond.
 _TRAJECTORIES = 256
@@ -35,21 +39,25 @@ class BatchedDrawings:
         self,
         pipelines: PipelineSet,
         adapters: BatchAdapters,
-        turns: Turns,
-        *,
-        max_batch: int,
-        max_batch_pixels: int,
+        turns: Party,
+        sizes: BatchSizes,
+        figures: KeptFigures | None = None,
     ) -> None:
+        """*sizes* are latents', *figures* where they are kept over restarts."""
         self._unet = pipelines.text.unet
         self._device, self._dtype = self._unet.device, self._unet.dtype
         self._texts = Texts(pipelines.text)
         self._autoencoder = pipelines.autoencoder
-        latent_pixels = max_batch_pixels // SIDE_STEP**2
-        sizes = BatchSizes(max_batch, latent_pixels)
-        denoiser = Denoiser(self._unet, adapters, sizes, self._device, self._dtype)
         self._beside = SideThread(str(self._device))
-        self.decoder = Decoder(self._beside, latent_pixels)
-        self._loop = StepLoop(denoiser, turns, self._decode, ended=self._beside.close)
+        self._closing = False
+        if figures is not None:
+            sizes.recall(figures.read())
+            # Of the thread that steps; written beside it, for a disk may be slow.
+            sizes.learned = lambda found: self._beside.later(lambda: figures.write(found))
+        previews = Previews(self._beside, self._autoencoder)
+        denoiser = Denoiser(self._unet, adapters, sizes, self._device, self._dtype, previews)
+        self.decoder = Decoder(self._beside, sizes.for_others())
+        self._loop = StepLoop(denoiser, turns, self._decode)
         self.counts: Counts = denoiser.counts
         config = pipelines.scheduler_config
         self._trajectories = functools.lru_cache(_TRAJECTORIES)(
@@ -63,39 +71,39 @@ class BatchedDrawings:
         strength = 1.0 if drawing.mode == "text" else drawing.strength
         return self._trajectories(drawing.scheduler, drawing.steps, strength)
 
-    def draw(
+    def start(
         self,
         drawing: Drawing,
         seeds: Sequence[int],
         trajectory: Trajectory,
         adapters: AdapterSet,
         whose: Submission,
-    ) -> list[PIL.Image.Image]:
-        """The pictures of *drawing* from these seeds.
-
-        Raises:
-            Canceled, TimedOut: as ``Submission.result`` does.
-        """
+    ) -> None:
+        """Have the pictures of *drawing* drawn from these seeds, for *whose* to be told."""
 
         def begin() -> None:
             try:
                 if not whose.over:
-                    pictures = self._begin(drawing, seeds, trajectory, adapters, whose)
-                    self._beside.synchronize()
+                    with within_memory():
+                        pictures = self._begin(drawing, seeds, trajectory, adapters, whose)
+                        self._beside.synchronize()
                     self._loop.submit(pictures)
             except Exception as error:
                 whose.fail(error)
 
-        whose.expect(len(seeds) * len(trajectory))
+        whose.expect(len(seeds) * trajectory.counted)
         self._beside.urgently(begin)
-        return whose.result()
+        if self._closing:
+            whose.fail(ShuttingDown(WORDS))
 
-    def close(self) -> None:
-        """End the threads when nothing is being drawn any more."""
-        self._loop.close()
+    def close(self, timeout_s: float) -> None:
+        """Give up what is under way and end the threads; wait for each so many seconds at most."""
+        self._closing = True
+        self._loop.close(timeout_s)
+        self._beside.close(timeout_s)
 
     def conditioning(self, drawing: Drawing, adapters: AdapterSet) -> Conditioning:
-        """The texts of *drawing*, for who draws it by other means."""
+        """The texts of *drawing*, for who draws it by other means. Waits for them."""
         return self._beside.ask(lambda: self._texts.conditioning(drawing, adapters))
 
     @torch.inference_mode()

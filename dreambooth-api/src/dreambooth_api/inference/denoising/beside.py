@@ -18,7 +18,8 @@ Answer = TypeVar("Answer")
 
 
 class SideThread:
-    """Does one piece of work at a time; what a new picture waits for comes before what a done one does.
+    """Does one piece of work at a time; what a new picture waits for comes before what a done one does, and
+    what nobody waits for comes last.
 
     One thread and not one for each request, because OpenMP keeps a pool of threads for every thread that
     computes. On CUDA its work is in a stream of its own, and over on the device when it is over here.
@@ -27,17 +28,22 @@ class SideThread:
     def __init__(self, device: str) -> None:
         self._urgent: deque[Work] = deque()
         self._later: deque[Work] = deque()
+        self._last: deque[Work] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._device = torch.device(device)
-        threading.Thread(target=self._work_forever, name="beside the steps", daemon=True).start()
+        self._thread = threading.Thread(target=self._work_forever, name="beside the steps", daemon=True)
+        self._thread.start()
 
     def urgently(self, work: Work) -> None:
         """Do *work* before everything that may wait. It must not raise."""
         self._put(self._urgent, work)
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
-        """Do it before everything that may wait, and give or raise what it does."""
+        """Do it before everything that may wait, and give or raise what it does.
+
+        Not for a caller's own thread: it waits as long as that takes.
+        """
         answer: Future[Answer] = Future()
 
         def work() -> None:
@@ -60,11 +66,16 @@ class SideThread:
         """Do *work* when nothing urgent is left. It must not raise."""
         self._put(self._later, work)
 
-    def close(self) -> None:
-        """End when everything is done."""
+    def last(self, work: Work) -> None:
+        """Do *work* when nothing else is left. It must not raise."""
+        self._put(self._last, work)
+
+    def close(self, timeout_s: float) -> None:
+        """End when everything is done; wait for that so many seconds at most."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+        self._thread.join(timeout_s)
 
     def _put(self, queue: deque[Work], work: Work) -> None:
         with self._changed:
@@ -86,7 +97,7 @@ class SideThread:
 
     def _next(self) -> Work | None:
         with self._changed:
-            while not (self._urgent or self._later or self._closing):
+            while not (self._urgent or self._later or self._last or self._closing):
                 self._changed.wait()
-            queue = self._urgent or self._later
+            queue = self._urgent or self._later or self._last
             return queue.popleft() if queue else None

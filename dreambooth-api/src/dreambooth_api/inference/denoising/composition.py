@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_api.inference.denoising.conditioning import Text
+from dreambooth_api.inference.denoising.submission import Submission
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
 from dreambooth_api.inference.samplers import take_step
 
@@ -48,6 +49,7 @@ class Composition:
         self._device, self._dtype = device, dtype
         self._latents = torch.stack([picture.latents for picture in self.pictures])
         self._previous_x0 = torch.stack([picture.previous_x0 for picture in self.pictures])
+        self._earlier = self._earlier_outputs()
         self._coefficients = self._table("coefficients")
         scales = self._table("model_scale")
         self._scales = None if bool((scales == 1).all()) else scales[..., None, None, None].to(device)
@@ -70,6 +72,15 @@ class Composition:
             dim=1,
         )
 
+    def _earlier_outputs(self) -> tuple[Tensor, ...]:
+        """As far back as any picture needs them, and zeros for those who do not."""
+        longest = max(picture.trajectory.earlier_outputs for picture in self.pictures)
+        if longest == 0:
+            return ()
+        none = torch.zeros_like(self._latents[0])
+        padded = [[*picture.earlier, *[none] * longest][:longest] for picture in self.pictures]
+        return tuple(torch.stack(outputs) for outputs in zip(*padded, strict=True))
+
     @property
     def _texts(self) -> list[Text]:
         return [text for picture in self.pictures for text in picture.conditioning.texts]
@@ -78,6 +89,11 @@ class Composition:
     def rows(self) -> list[PictureUnderWay]:
         """Whose each row of the UNet's batch is."""
         return [picture for picture in self.pictures for _ in range(picture.rows)]
+
+    @property
+    def counted(self) -> Counter[Submission]:
+        """For how many pictures of each submission the last step counts."""
+        return Counter(picture.submission for picture in self.pictures if picture.counts)
 
     @property
     def over(self) -> bool:
@@ -99,16 +115,19 @@ class Composition:
         output = self._guide(self._predict(unet, number))
         noise = self._noise()
         self._latents, self._previous_x0 = take_step(
-            self._latents, output, self._previous_x0, noise, self._coefficients[number]
+            self._latents, output, self._previous_x0, self._earlier, noise, self._coefficients[number]
         )
+        self._earlier = (output, *self._earlier)[: len(self._earlier)]
         self.steps_done += 1
         for picture in self.pictures:
             picture.position += 1
 
     def write_back(self) -> None:
         """Let every picture have its latents: before another batch is put together, or when it is done."""
-        for picture, latents, x0 in zip(self.pictures, self._latents, self._previous_x0, strict=True):
-            picture.latents, picture.previous_x0 = latents, x0
+        for row, picture in enumerate(self.pictures):
+            picture.latents, picture.previous_x0 = self._latents[row], self._previous_x0[row]
+            own = self._earlier[: picture.trajectory.earlier_outputs]
+            picture.earlier = tuple(outputs[row] for outputs in own)
 
     def _predict(self, unet: Any, number: int) -> Tensor:
         """The UNet's output of every row, float32."""

@@ -16,7 +16,9 @@ from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.composition import Composition, arranged
 from dreambooth_api.inference.denoising.fairness import TURN_STEPS, FairShares
 from dreambooth_api.inference.denoising.pace import Pace
+from dreambooth_api.inference.denoising.previews import Previews
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
+from dreambooth_api.inference.within_memory import within_memory
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ class Denoiser:
         sizes: BatchSizes,
         device: torch.device,
         dtype: torch.dtype,
+        previews: Previews | None = None,
     ) -> None:
+        self._previews = previews
         self._unet, self._adapters, self._sizes = unet, adapters, sizes
         self._device, self._dtype = device, dtype
         self._shares = FairShares()
@@ -86,27 +90,36 @@ class Denoiser:
             self._pace.pause()
             return []
         self._choose()
+        batch: Composition | None = None
         try:
-            with torch.inference_mode():
+            with within_memory(), torch.inference_mode():
                 batch = self._batch or self._put_together()
                 self._pace.begin()
                 with self._applied():
                     batch.step(self._unet)
-            seconds = self._pace.stepped(finished=batch.over)
-        except torch.OutOfMemoryError:
-            self._did_not_fit()
-            return []
+                seconds = self._pace.stepped(finished=batch.over)
+        except OutOfMemory:
+            batch = None
         except Exception as error:
             log.exception("a step failed")
             self._end(error)
             return []
+        if batch is None:
+            # Out of the except block, whose traceback keeps what was computed in memory.
+            self._did_not_fit()
+            return []
         self._account(batch, seconds)
+        self._show(batch)
         if not batch.over:
             return []
         self._break_up()
         done = [picture for picture in batch.pictures if picture.steps_left == 0]
         self._forget(done)
         return done
+
+    def pause(self) -> None:
+        """The device is somebody else's until the next step."""
+        self._pace.pause()
 
     def give_up(self, error: Exception) -> None:
         """End everybody's pictures, after something that should not have happened."""
@@ -180,6 +193,17 @@ class Denoiser:
         self._break_up()
         self._forget(self._chosen)
 
+    def _show(self, batch: Composition) -> None:
+        """Have those pictures seen that are wanted to be, and are not done."""
+        if self._previews is None:
+            return
+        wanted = [
+            one for one in batch.pictures if one.steps_left and one.submission.is_shown_at(one.position)
+        ]
+        if wanted:
+            batch.write_back()
+            self._previews.show(wanted, self._pace.mark())
+
     def _account(self, batch: Composition, seconds: float) -> None:
         pictures = batch.pictures
         self._sizes.observe(pictures[0].shape, len(pictures), seconds)
@@ -187,5 +211,6 @@ class Denoiser:
         self._turn += 1
         self.counts.batches += 1
         self.counts.picture_steps += len(pictures)
+        counted = batch.counted
         for submission, number in batch.submissions.items():
-            submission.stepped(number, seconds * number / len(pictures))
+            submission.stepped(counted[submission], seconds * number / len(pictures))

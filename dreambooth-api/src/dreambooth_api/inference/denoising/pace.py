@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,18 +35,26 @@ class Pace:
             (event if finished or self._queued is None else self._queued).synchronize()
             self._queued = event
         now = time.perf_counter()
-        seconds = now - (self._last or now)
+        seconds = 0.0 if self._last is None else now - self._last
         self._last = now
         return seconds
 
     def pause(self) -> None:
-        """Nothing is stepping now."""
+        """No step of ours is next: what passes until one is counts for none."""
         self._last = self._queued = None
 
     def came_from_beside(self, tensor: Tensor) -> None:
         """Keep memory that another stream allocated until this one is done with it."""
         if self._cuda:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+    def mark(self) -> Callable[[], None]:
+        """A wait, for another stream, until what is queued by now is done."""
+        if not self._cuda:
+            return lambda: None
+        event = torch.cuda.Event()
+        event.record()
+        return lambda: torch.cuda.current_stream().wait_event(event)
 
     def empty_memory(self) -> None:
         """Give back what the allocator keeps, after it had too little."""

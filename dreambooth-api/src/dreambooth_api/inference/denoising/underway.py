@@ -22,6 +22,8 @@ class PictureUnderWay:
         submission: whose it is, as picture *index* of it.
         latents: (channels, height, width) float32 on the device.
         previous_x0: what the last step took for the finished latents, likewise.
+        earlier: the outputs of the steps before, the last one first, each likewise, as many as its trajectory
+            takes; none before the first step.
         position: steps done.
     """
 
@@ -34,6 +36,7 @@ class PictureUnderWay:
     noise: PictureNoise
     latents: Tensor
     previous_x0: Tensor = field(init=False)
+    earlier: tuple[Tensor, ...] = ()
     position: int = 0
     _drawn: tuple[int, Tensor] | None = None
 
@@ -49,6 +52,12 @@ class PictureUnderWay:
     def steps_left(self) -> int:
         """Steps that it still takes."""
         return len(self.trajectory) - self.position
+
+    @property
+    def counts(self) -> bool:
+        """Whether the last step ended one of those that whoever asked for the picture counts."""
+        calls, counted = len(self.trajectory), self.trajectory.counted
+        return self.position * counted // calls > (self.position - 1) * counted // calls
 
     @property
     def rows(self) -> int:

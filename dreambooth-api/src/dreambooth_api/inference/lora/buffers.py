@@ -17,6 +17,9 @@ from dreambooth_api.inference.lora.rows import FactorRows, MergedRows
 from dreambooth_api.inference.lora.stacks import Stack, merged
 from dreambooth_api.inference.lora.weights import GroupFactors
 
+#: Ranks with a buffer: batches change between two while a picture with more adapters comes and goes.
+_RANKS = 2
+
 
 @dataclass(frozen=True)
 class UnitFactors:
@@ -101,23 +104,27 @@ class MergedBuffer:
 
 
 class FactorBuffer:
-    """Low-rank matrices of every unit, padded to one rank: several adapters of a unit one after the other."""
+    """Low-rank matrices of every unit, padded to one rank: several adapters of a unit one after the other.
+
+    Of the ranks that batches came to, the last ones have a buffer. One of rank 512, four adapters at the
+    bound of 128, takes 64 times what one of rank 8 takes, and goes when batches are back at ordinary ranks.
+    """
 
     def __init__(self, group: LayerGroup, layers: Sequence[Layer]) -> None:
         self._group = group
         self._example = layers[0].weight
         self._by_rank: dict[int, _Padded] = {}
 
-    def put(
-        self, units: Sequence[UnitFactors], changed: frozenset[int], capacity: int
-    ) -> tuple[int, FactorRows]:
-        """Have *units*' matrices in their places; also the rank that they are padded to."""
+    def put(self, units: Sequence[UnitFactors], changed: frozenset[int], capacity: int) -> FactorRows:
+        """Have *units*' matrices in their places; room is made for *capacity*, at least."""
         rank = padded_rank(max(unit.rank for unit in units))
-        padded = self._by_rank.get(rank)
+        padded = self._by_rank.pop(rank, None)
         if padded is None or padded.capacity < len(units):
+            while len(self._by_rank) >= _RANKS:
+                del self._by_rank[next(iter(self._by_rank))]
             padded = _Padded(self._group, rank, max(len(units), capacity), self._example)
-            self._by_rank[rank] = padded
-        return rank, padded.put(units, changed)
+        self._by_rank[rank] = padded
+        return padded.put(units, changed)
 
 
 class _Padded:

@@ -74,6 +74,13 @@ class HostAdapters:
             if left is not None:
                 self._bytes -= left.bytes
 
+    def clear(self) -> None:
+        """Hold nothing any longer, nor what is being loaded."""
+        with self._lock:
+            self._loading.clear()
+            self._held.clear()
+            self._bytes = 0
+
     def _done(self, key: Hashable, loading: Future[AdapterWeights]) -> bool:
         """End a loading; whether nobody forgot the key meanwhile."""
         if self._loading.get(key) is not loading:

@@ -6,7 +6,7 @@ They keep their parameters and their names: diffusers and peft see the layers th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,10 +37,8 @@ class Switch:
     current: BatchWeights | None = None
 
 
-class AdaptedLinear(nn.Linear):
-    """``nn.Linear``, with adapters."""
-
-    computes_as = nn.Linear
+class _Adapted(nn.Module):
+    """What makes a layer look at a switch."""
 
     # peft makes layers of a convolution's own class for its matrices: those are never switched.
     _switch = Switch()
@@ -48,42 +46,39 @@ class AdaptedLinear(nn.Linear):
     _layer = 0
 
     @classmethod
-    def instead_of(cls, linear: nn.Linear, switch: Switch, group: int, layer: int) -> AdaptedLinear:
-        """One with *linear*'s own parameters: layer *layer* of a group."""
+    def instead_of(cls, layer: nn.Module, switch: Switch, group: int, number: int) -> Self:
+        """One with *layer*'s own parameters: layer *number* of a group."""
         made = cls.__new__(cls)
-        made.__dict__.update(linear.__dict__)
-        made._switch, made._group, made._layer = switch, group, layer
+        made.__dict__.update(layer.__dict__)
+        made._switch, made._group, made._layer = switch, group, number
         return made
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def _rows(self) -> Rows | None:
+        """The batch's weights; None for the base model's own."""
         current = self._switch.current
-        rows = None if current is None else current.groups[self._group]
+        return None if current is None else current.groups[self._group]
+
+
+class AdaptedLinear(_Adapted, nn.Linear):
+    """``nn.Linear``, with adapters."""
+
+    computes_as = nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self._rows
         if rows is None:
             return F.linear(x, self.weight, self.bias)
         return rows.linear(x, self.weight, self.bias, self._layer, 1)
 
 
-class AdaptedConv2d(nn.Conv2d):
+class AdaptedConv2d(_Adapted, nn.Conv2d):
     """``nn.Conv2d``, with adapters."""
 
     computes_as = nn.Conv2d
 
-    # peft makes layers of a convolution's own class for its matrices: those are never switched.
-    _switch = Switch()
-    _group = 0
-    _layer = 0
-
-    @classmethod
-    def instead_of(cls, convolution: nn.Conv2d, switch: Switch, group: int, layer: int) -> AdaptedConv2d:
-        """One with *convolution*'s own parameters: layer *layer* of a group."""
-        made = cls.__new__(cls)
-        made.__dict__.update(convolution.__dict__)
-        made._switch, made._group, made._layer = switch, group, layer
-        return made
-
     def forward(self, x: Tensor) -> Tensor:
-        current = self._switch.current
-        rows = None if current is None else current.groups[self._group]
+        rows = self._rows
         if rows is None:
             return convolved(x, self)
         return rows.convolve(x, self, self._layer)

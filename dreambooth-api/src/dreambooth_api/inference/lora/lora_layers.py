@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -27,8 +27,8 @@ from dreambooth_api.inference.lora.stacks import Stack
 from dreambooth_api.inference.lora.text import TextBuffers, TextKeysValues, TextRows, keys_values
 from dreambooth_api.inference.lora.weights import AdapterWeights
 
-#: What the units' merged weights may take of the device's memory.
-UNIT_BYTES = 8 * 10**9
+#: As much as it takes.
+_UNBOUNDED = 2**63
 
 _Unit = tuple[tuple[Placed, float], ...]
 
@@ -42,9 +42,6 @@ class Gathered:
     #: By group of layers; None for the base model's own weights.
     groups: tuple[Rows | None, ...]
     text: TextRows | None
-    #: Equal signatures read the same addresses in the same way, as long as no larger batch came between: what
-    #: was captured with one may be replayed with another.
-    signature: Hashable = field(repr=False)
 
 
 class LoraLayers:
@@ -61,7 +58,7 @@ class LoraLayers:
         part: str = "unet",
         slots: int = 8,
         units: int = 8,
-        unit_bytes: int = UNIT_BYTES,
+        unit_bytes: int = _UNBOUNDED,
     ) -> None:
         """*part*: which one of the pipeline *network* is. *units*: the most that batches usually have of rows
         with adapters of their own (a picture's two rows are one unit); *unit_bytes*: what whole weights of
@@ -173,8 +170,7 @@ class LoraLayers:
             if sum(one.rows for one in text) != len(rows):
                 raise ValueError("text must have as many rows as the batch")
             rows_text = self._text.put(text, 2 * self._capacity)
-        groups, signature = self._put(units)
-        return Gathered(groups, rows_text, (len(rows), rows_text is None, len(units), signature))
+        return Gathered(self._put(units), rows_text)
 
     def _unit(self, adapters: Mapping[int, float]) -> _Unit:
         """In an order of their own, so that equal units are recognised; without those of no weight."""
@@ -190,10 +186,9 @@ class LoraLayers:
                 adapters.append((factors, weight))
         return UnitFactors(tuple(key), tuple(adapters))
 
-    def _put(self, units: Sequence[_Unit]) -> tuple[tuple[Rows | None, ...], Hashable]:
+    def _put(self, units: Sequence[_Unit]) -> tuple[Rows | None, ...]:
         """The units' weights into the buffers of those groups that any of them changes."""
         rows: list[Rows | None] = []
-        signature: list[Hashable] = []
         for number, group in enumerate(self._groups):
             shares = [self._factors_of(unit, number) for unit in units]
             changed = changed_bundles(group, shares)
@@ -205,12 +200,9 @@ class LoraLayers:
             if len(units) == 1 or number in self._whole:
                 capacity = self._capacity if number in self._whole else 1
                 rows.append(self._merged[number].put(shares, changed, capacity))
-                signature.append((number, changed))
             else:
-                rank, made = self._factors[number].put(shares, changed, self._capacity)
-                rows.append(made)
-                signature.append((number, changed, rank))
-        return tuple(rows), tuple(signature)
+                rows.append(self._factors[number].put(shares, changed, self._capacity))
+        return tuple(rows)
 
     @contextmanager
     def using(self, gathered: Gathered | None) -> Iterator[None]:
@@ -228,8 +220,7 @@ class LoraLayers:
         """Have all forward passes done with *adapters*, whoever does them, until ``restore``."""
         self.restore()
         unit = tuple((self._slots.on_device(weights), weight) for weights, weight in adapters if weight)
-        groups, signature = self._put([unit])
-        self._switch.current = Gathered(groups, None, signature)
+        self._switch.current = Gathered(self._put([unit]), None)
         self._merging = True
 
     def restore(self) -> None:

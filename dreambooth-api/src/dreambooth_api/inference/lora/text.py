@@ -25,11 +25,6 @@ class TextKeysValues:
     def rows(self) -> int:
         return max(len(made) for made in self.by_group.values())
 
-    @property
-    def bytes(self) -> int:
-        """What it takes of the device's memory."""
-        return sum(made.numel() * made.element_size() for made in self.by_group.values())
-
 
 def keys_values(embeddings: Tensor, stack: Stack, adapters: Sequence[tuple[GroupFactors, float]]) -> Tensor:
     """What all layers of a group give for *embeddings* (rows, tokens, in): (rows, tokens, layers × out)."""

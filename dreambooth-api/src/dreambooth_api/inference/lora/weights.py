@@ -85,11 +85,6 @@ class AdapterWeights:
         """What it takes in memory."""
         return self._flat.numel() * self._flat.element_size()
 
-    @property
-    def rank(self) -> int:
-        """The largest of any layer."""
-        return max(extent.rank for extent in self._extents)
-
     def factors(self, part: str, group: int) -> GroupFactors | None:
         """Its share in a group of *part*'s layers, or None where it has none."""
         return self._factors.get((part, group))

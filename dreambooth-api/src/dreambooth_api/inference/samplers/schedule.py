@@ -49,3 +49,8 @@ def x0_terms(prediction: str, alpha: float, sigma: float) -> tuple[float, float]
 def has_only(scheduler: Any, **required: Any) -> bool:
     """Whether each of these of the scheduler's settings has one of the given values."""
     return all(scheduler.config.get(name) in allowed for name, allowed in required.items())
+
+
+def x0_bound(scheduler: Any) -> float:
+    """What x0 is clipped to."""
+    return float(scheduler.config.clip_sample_range) if scheduler.config.get("clip_sample") else math.inf

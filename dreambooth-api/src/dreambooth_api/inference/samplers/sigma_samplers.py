@@ -1,17 +1,21 @@
-"""Samplers that count in sigmas, noise per signal: Euler, Euler ancestral, DPM-Solver++.
+"""Samplers that count in sigmas, noise per signal: Euler, Heun, Euler ancestral, DPM-Solver++.
 
 Each function takes a diffusers scheduler whose timesteps are set, and the index of the first step to take.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import torch
 
-from dreambooth_api.inference.samplers.schedule import UNLEARNED, Schedule, has_only, x0_terms
+from dreambooth_api.inference.samplers.schedule import UNLEARNED, Schedule, has_only, x0_bound, x0_terms
 from dreambooth_api.inference.samplers.step import StepCoefficients
+
+#: How much what single precision rounds off x0 may grow in one step: to about 1e-5.
+_MOST_GROWTH = 100.0
 
 
 def euler(scheduler: Any, first: int) -> Schedule | None:
@@ -26,7 +30,35 @@ def euler(scheduler: Any, first: int) -> Schedule | None:
         if terms is None:
             return None
         steps.append(StepCoefficients(*terms, following / sigma, 1 - following / sigma))
-    return _variance_exploding(scheduler, first, sigmas, steps)
+    return _variance_exploding(scheduler, first, sigmas[first:-1], steps)
+
+
+def heun(scheduler: Any, first: int) -> Schedule | None:
+    """Algorithm 1 of arXiv 2206.00364 without churn; x = x0 + sigma · noise.
+
+    A step is Euler's, and a second call of the model where that led: the step is taken again with the mean of
+    the slopes at both of its ends, that is, corrected by what became of x0. The last one has one call.
+    """
+    if not has_only(scheduler, prediction_type=("epsilon", "v_prediction", "sample")):
+        return None
+    # Each is there for both calls that see it.
+    sigmas = [*_sigmas(scheduler)[first::2], 0.0]
+    seen, steps = [], []
+    for sigma, following in itertools.pairwise(sigmas):
+        ratio = following / sigma
+        factors = [(sigma, ratio, 1 - ratio, 0.0)]
+        if following > 0:
+            bend = (1 / ratio - 1) / 2
+            if bend * sigma > _MOST_GROWTH:
+                return None
+            factors.append((following, 1.0, bend, -bend))
+        for at, from_x, from_x0, from_previous in factors:
+            terms = x0_terms(scheduler.config.prediction_type, 1.0, at)
+            assert terms is not None, "predictions were checked"
+            bound = x0_bound(scheduler)
+            seen.append(at)
+            steps.append(StepCoefficients(*terms, from_x, from_x0, from_previous, x0_bound=bound))
+    return _variance_exploding(scheduler, first, seen, steps)
 
 
 def euler_ancestral(scheduler: Any, first: int) -> Schedule | None:
@@ -42,7 +74,7 @@ def euler_ancestral(scheduler: Any, first: int) -> Schedule | None:
         down = following**2 / sigma
         up = following * math.sqrt(1 - (following / sigma) ** 2)
         steps.append(StepCoefficients(*terms, down / sigma, 1 - down / sigma, next_from_noise=up))
-    return _variance_exploding(scheduler, first, sigmas, steps)
+    return _variance_exploding(scheduler, first, sigmas[first:-1], steps)
 
 
 def dpm_solver_multistep(scheduler: Any, first: int) -> Schedule | None:
@@ -109,17 +141,18 @@ def _dpm_step(config: Any, before: float | None, sigma: float, following: float)
 
 
 def _variance_exploding(
-    scheduler: Any, first: int, sigmas: list[float], steps: list[StepCoefficients]
+    scheduler: Any, first: int, seen: list[float], steps: list[StepCoefficients]
 ) -> Schedule | None:
+    """*steps* with the sigma of the latents that the model sees at each."""
     if not steps:
         return None
     return Schedule(
         timesteps=scheduler.timesteps[first:].tolist(),
-        model_scale=[1 / math.hypot(1, sigma) for sigma in sigmas[first:-1]],
+        model_scale=[1 / math.hypot(1, sigma) for sigma in seen],
         coefficients=steps,
         start_scale=float(scheduler.init_noise_sigma),
         image_scale=1.0,
-        noise_scale=sigmas[first],
+        noise_scale=seen[0],
     )
 
 
