@@ -53,13 +53,11 @@ def psnr(one: FloatArray, other: FloatArray) -> float:
     return float(-10 * np.log10(np.mean((one - other) ** 2)))
 
 
-def test_x4plus_is_spandrels_in_fp32_and_at_50_db_in_bf16(converted_models: Path) -> None:
+def test_x4plus_is_spandrels(converted_models: Path) -> None:
     window = as_window(photo(32))
     expected = by_spandrel(converted_models, X4PLUS, window)
     full = network(converted_models, X4PLUS, "fp32")(window, lambda: False)
     assert np.abs(full - expected).max() <= 1 / 255
-    half = network(converted_models, X4PLUS, "bf16")(window, lambda: False)
-    assert psnr(half, expected) >= 50
 
 
 @pytest.mark.parametrize("name", [ANIME, FAST])
