@@ -153,6 +153,16 @@ def test_two_bodies_with_one_idempotency_key_at_the_same_moment_make_one_job(qui
     assert len(tenant.get("/v1/jobs").json()["jobs"]) == 5
 
 
+def test_who_comes_back_with_a_refused_key_keeps_it_from_others(service: Service) -> None:
+    reservations = service.records.reservations
+    mine = reservations.reserve("races-6", "key", "a")
+    reservations.refuse("races-6", "key", mine)
+    theirs = reservations.reserve("races-6", "key", "b")
+    assert theirs.over
+    reservations.begin("races-6", "key", mine)
+    assert reservations.take_over("races-6", "key", theirs, "b").fingerprint == "a"
+
+
 def test_an_idempotency_key_is_free_again_after_a_day(service: Service) -> None:
     reservations, records = service.records.reservations, service.database.records("reservations")
     first = reservations.reserve("races-4", "key", "a")

@@ -60,6 +60,9 @@ class Receiver:
         except BaseException:
             self._objects.note(key, {"state": state, "sha256": known["sha256"]}, where=mine)
             raise
+        if self._objects.get(key) is None:  # deleted meanwhile
+            self._store.delete(key)
+            raise NoSuchObject("nothing is expected under this key")
 
 
 class _Sealed(io.RawIOBase):

@@ -82,7 +82,8 @@ class RedisLink:
             return question(self._connected())
         except _Busy:
             return otherwise
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisError, RedisClusterException, OSError, IndexError) as error:
+            # IndexError: redis-py's, of a cluster in which no node has a slot yet.
             if not self.down:
                 log.warning("Redis cannot be reached: %s", type(error).__name__)
             self._again_at = max(self._again_at, time.monotonic() + _PAUSE_S)
@@ -98,7 +99,11 @@ class RedisLink:
 
     def _connect(self) -> Any:
         if self._client is None:
-            self._client = self._make()
+            self._again_at = math.inf  # away to the others meanwhile
+            try:
+                self._client = self._make()
+            finally:
+                self._again_at = 0.0
         return self._client
 
     def _discovering_alone(self, client: RedisCluster) -> RedisCluster:

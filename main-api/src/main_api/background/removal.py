@@ -38,6 +38,8 @@ class ObjectRemoval:
         for one in found:
             self._store.store.delete(one["_id"])
             self._objects.forget(one["_id"])
+            # Again: it may have been put once more before it was forgotten.
+            self._store.store.delete(one["_id"])
         return len(found)
 
     def _hide(self, job_id: str, keys: set[str]) -> None:

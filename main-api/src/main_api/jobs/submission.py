@@ -246,6 +246,7 @@ class Submission:
         known = self._jobs.get(found.job_id)
         if known is not None:
             return Submitted(known, new=False)
+        self._reservations.begin(tenant, key, found)
         try:
             return made(found.job_id, fingerprint)
         except EnlightError:
