@@ -21,7 +21,8 @@ source "$MONGODB_DIR/lib/steps.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/manifest.sh
 source "$MONGODB_DIR/lib/manifest.sh"
 
-CHOSEN=() # the secondaries that are copied
+CHOSEN=()   # the secondaries that are copied
+STOPPING='' # set while these are being stopped
 
 main() {
   local image folder partial release
@@ -38,7 +39,7 @@ main() {
   any_server >/dev/null || fail "$MONGODB_NAME does not run: run start.sh first"
   image=$(image_id) || fail "$MONGODB_IMAGE is not here: run start.sh first"
   (umask 077 && mkdir -p "$BACKUP_DIR") || fail "BACKUP_DIR cannot be written"
-  rm -rf "$BACKUP_DIR"/*.partial # of a backup that was killed
+  rm -rf "$BACKUP_DIR/$MONGODB_NAME"-*.partial # of a backup that was killed
 
   say "waiting for all members of all replica sets"
   choose_secondaries
@@ -48,9 +49,11 @@ main() {
   trap 'exit 143' TERM
   stop_balancer
   # The config servers last: what they know of the shards is then not older than the shards' data.
+  STOPPING=1
   stop_servers "${CHOSEN[@]:1}" "${CHOSEN[0]}"
+  STOPPING=''
 
-  folder=$BACKUP_DIR/$(date -u +%Y%m%dT%H%M%SZ)
+  folder=$BACKUP_DIR/$MONGODB_NAME-$(date -u +%Y%m%dT%H%M%SZ)
   partial=$folder.partial
   (umask 077 && mkdir "$partial") || fail "BACKUP_DIR cannot be written"
   copy_sets "$partial" "$image"
@@ -90,11 +93,15 @@ copy_sets() {
 resume() {
   local status=$? server
   trap '' INT TERM
+  if [[ -n $STOPPING ]]; then
+    # One that is being stopped still says that it runs; this waits for its end.
+    (stop_servers "${CHOSEN[@]}") || true
+  fi
   (read_containers) && read_containers
   for server in "${CHOSEN[@]}"; do
     is_up "$server" || engine start "$(container_of "$server")" >/dev/null </dev/null || status=1
   done
-  rm -rf "$BACKUP_DIR"/*.partial
+  rm -rf "$BACKUP_DIR/$MONGODB_NAME"-*.partial
   (start_balancer) || status=1
   exit "$status"
 }

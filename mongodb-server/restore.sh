@@ -42,7 +42,6 @@ main() {
     confirm_name "This puts the backup in the place of all data that $MONGODB_NAME has."
   fi
 
-  printf '%s\n' "$folder" >"$CLUSTER_DIR/$RESTORE_MARK"
   mapfile -t servers < <(all_servers)
   stop_servers "${servers[@]}"
   # start.sh makes them of the image that fits the data.
@@ -53,6 +52,7 @@ main() {
   make_secrets
   ensure_networks
   prepare_volumes "$volumes"
+  printf '%s\n' "$folder" >"$CLUSTER_DIR/$RESTORE_MARK" # from here on the data is not whole
   for set in "${SETS[@]}"; do
     for server in $(members_of "$set"); do
       say "restoring $(container_of "$server")"

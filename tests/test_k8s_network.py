@@ -173,7 +173,7 @@ def test_whoever_calls_somebody_may_ask_dns_and_nobody_else_may(folder: str) -> 
     ("folder", "stores", "identity"),
     [
         ("overlays/dev", range(0), set()),
-        ("overlays/gke", [6378, *range(27015, 27018)], {80, 988}),
+        ("overlays/gke", [6379, *range(27015, 27018)], {80, 988}),
         ("overlays/eks", range(1024, 65536), set()),
     ],
 )

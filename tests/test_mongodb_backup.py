@@ -162,7 +162,20 @@ def test_a_backup_that_does_not_fit_is_refused_with_nothing_stopped(engine: Engi
     assert all_run(engine)
 
 
-@pytest.mark.parametrize("call", [13, 20])
+@pytest.mark.parametrize("call", [7, 15])
+def test_a_restore_that_was_killed_before_it_touched_the_data_is_as_if_it_had_not_been(
+    engine: Engine, call: int
+) -> None:
+    folder = backup(engine)
+    engine.servers.data["shard1-3"].records.append("written later")
+    assert engine.kill_script_after(call, "restore", str(folder), typed=f"{NAME}\n")
+    done = engine.run("start")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all_run(engine)
+    assert engine.servers.data["shard1-3"].records == ["a record of shard1", "written later"]
+
+
+@pytest.mark.parametrize("call", [26, 33])
 def test_a_restore_that_was_killed_must_be_ended_before_anything_else(engine: Engine, call: int) -> None:
     folder = backup(engine)
     process_came = engine.kill_script_after(call, "restore", str(folder), typed=f"{NAME}\n")

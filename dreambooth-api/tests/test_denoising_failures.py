@@ -172,6 +172,6 @@ def test_the_thread_goes_on_after_what_should_not_have_happened(monkeypatch: pyt
     deadline = time.monotonic() + 60
     while not finished and time.monotonic() < deadline:
         time.sleep(0.01)
-    loop.close(timeout_s=60)
+    loop.close(time.monotonic() + 60)
     assert finished == [picture]
     assert error(KEPT, picture) < EQUAL

@@ -59,6 +59,20 @@ def picture(value: int) -> Image.Image:
     return Image.new("L", (1, 1), value)
 
 
+def test_its_end_is_told_once_and_not_by_who_reads_its_pictures() -> None:
+    ends: list[str] = []
+    drawn = Submission(2, on_end=lambda: ends.append("drawn"))
+    drawn.deliver(0, picture(0))
+    assert not ends
+    drawn.deliver(1, picture(1))
+    assert ends == ["drawn"]
+    drawn.fail(KeyError("too late"))
+    failed = Submission(1, on_end=lambda: ends.append("failed"))
+    failed.fail(KeyError("first"))
+    failed.fail(KeyError("second"))
+    assert ends == ["drawn", "failed"]
+
+
 def test_pictures_that_are_there_are_not_lost_to_a_later_failure() -> None:
     whose = Submission(1)
     whose.deliver(0, picture(1))

@@ -108,3 +108,13 @@ def test_who_was_alone_goes_on_without_giving_the_turn_back() -> None:
     party.give_back()
     party.take()
     assert not party.over
+
+
+def test_who_comes_to_an_idle_device_is_not_owed_what_others_had_before() -> None:
+    device = Device()
+    batches = holding(device, "batches", 18_000)
+    batches.give_back()
+    plain = holding(device, "plain", 1)
+    waiting(batches)
+    device.until_wanted()
+    assert plain.over

@@ -13,6 +13,8 @@ ensure_certificates() (
   shift
   names=$(subject_names "$@")
   mkdir -p "$tls"
+  exec 8>"$tls/lock" # cache, queue and cluster share the folder, and each has a lock of its own
+  flock -w 60 8 || fail "the certificates are being made by another"
   if [[ -s $tls/server.crt && ! -s $tls/ca.key ]]; then
     [[ -s $tls/ca.crt && -s $tls/server.key ]] || fail "$tls has a server.crt, but no ca.crt or no server.key"
     openssl x509 -in "$tls/server.crt" -noout -checkend 0 >/dev/null || fail "$tls/server.crt has expired"
@@ -20,7 +22,8 @@ ensure_certificates() (
   fi
   if [[ ! -s $tls/ca.crt || ! -s $tls/ca.key ]]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days "$CA_DAYS" \
-      -subj "/CN=Enlight Redis authority" -keyout "$tls/ca.key" -out "$tls/ca.crt.new" 2>/dev/null
+      -subj "/CN=Enlight Redis authority" -keyout "$tls/ca.key.new" -out "$tls/ca.crt.new" 2>/dev/null
+    mv "$tls/ca.key.new" "$tls/ca.key"
     mv "$tls/ca.crt.new" "$tls/ca.crt"
     rm -f "$tls/server.crt"
   fi
@@ -56,6 +59,8 @@ subject_names() {
 give_certificates() (
   umask 077
   mkdir -p "$2/tls"
+  exec 8>"$1/lock"
+  flock -w 60 8 || fail "the certificates are being made by another"
   cp "$1/ca.crt" "$1/server.crt" "$1/server.key" "$2/tls/"
 )
 

@@ -109,7 +109,10 @@ finish_restore() {
   for file in "$FOLDER"/restore/*.rdb; do
     node=$(basename "$file" .rdb)
     restored+=("$node")
-    server_is_running "$FOLDER/$node" || put_rdb "$FOLDER/$node" "$file"
+    [[ -e $file.put ]] && continue
+    ! server_is_running "$FOLDER/$node" || fail "$node still runs, and its data is to be restored: run stop.sh first"
+    put_rdb "$FOLDER/$node" "$file"
+    : >"$file.put"
   done
   start_nodes "${restored[@]}"
   rm -rf "$FOLDER/restore"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -120,17 +121,19 @@ class Engine:
     @property
     def counts(self) -> Counts:
         """What was stepped so far, and is being stepped. Fit for any thread."""
-        return Counts() if self._parts is None else self._parts.batched.counts
+        parts = self._parts  # once: `close` takes it away
+        return Counts() if parts is None else parts.batched.counts
 
     def close(self, timeout_s: float = 3.0) -> None:
         """End the engine's threads, and forget its models. What is still being drawn is given up: its callers
-        get ShuttingDown. Each thread has *timeout_s* seconds to end its present step.
+        get ShuttingDown. Its threads have *timeout_s* seconds together to end their present steps.
         """
         self._closed = True
         parts, self._parts = self._parts, None
         if parts is not None:
-            parts.plain.close(timeout_s)
-            parts.batched.close(timeout_s)
+            deadline = time.monotonic() + timeout_s
+            parts.plain.close(deadline)
+            parts.batched.close(deadline)
         self.loaded.clear()
 
     def prepare(self, request: DrawRequest, caller: Caller = PATIENT) -> Prepared:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -60,8 +60,8 @@ class PlainDrawings:
     def __init__(self, turns: Party, applied: MergedAdapters, decoder: Decoder, sizes: FittingSizes) -> None:
         """*sizes* are latents'."""
         self._turns, self._applied, self._decoder, self._sizes = turns, applied, decoder, sizes
-        # Who submits bounds it.
-        self._queue: SimpleQueue[PlainRequest | None] = SimpleQueue()
+        self._queue: deque[PlainRequest] = deque()
+        self._changed = threading.Condition()
         self._present: PlainRequest | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._draw_forever, name="plain drawings", daemon=True)
@@ -70,24 +70,36 @@ class PlainDrawings:
     def start(self, request: PlainRequest) -> None:
         """Have *request* drawn, for who waits for it to be told."""
         request.whose.expect(len(request.seeds) * request.drawing.steps_taken)
-        self._queue.put(request)
-        if self._closing:
-            request.whose.fail(ShuttingDown(WORDS))
+        with self._changed:
+            # Of those who left nothing is kept, their images least of all; who submits bounds the rest.
+            self._queue = deque(one for one in self._queue if not one.whose.over)
+            if not self._closing:
+                self._queue.append(request)
+                self._changed.notify()
+                return
+        request.whose.fail(ShuttingDown(WORDS))
 
-    def close(self, timeout_s: float) -> None:
-        """Give up what is wanted and end, within *timeout_s* or else after the present step."""
-        self._closing = True
-        self._queue.put(None)
-        present = self._present
-        if present is not None:
-            present.whose.fail(ShuttingDown(WORDS))
-        self._thread.join(timeout_s)
+    def close(self, deadline: float) -> None:
+        """Give up what is wanted and end, by *deadline* (``time.monotonic``) or after the present step."""
+        with self._changed:
+            self._closing = True
+            given_up = [*self._queue, *([] if self._present is None else [self._present])]
+            self._queue.clear()
+            self._changed.notify()
+        for request in given_up:
+            request.whose.fail(ShuttingDown(WORDS))
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _next(self) -> PlainRequest | None:
+        """The next request, which is the present one then; None where there will be none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._present = self._queue.popleft() if self._queue else None
+            return self._present
 
     def _draw_forever(self) -> None:
-        while (request := self._queue.get()) is not None:
-            self._present = request
-            if self._closing:
-                request.whose.fail(ShuttingDown(WORDS))
+        while (request := self._next()) is not None:
+            no_memory: str | None = None
             try:
                 request.whose.look()
                 if not request.whose.over:
@@ -95,8 +107,13 @@ class PlainDrawings:
                         self._draw(request)
             except Canceled:
                 pass  # it is over, and its caller knows why
+            except OutOfMemory as error:
+                no_memory = error.detail
             except Exception as error:
                 request.whose.fail(error)
+            if no_memory is not None:
+                # Not that error, whose traceback keeps what was computed in memory.
+                request.whose.fail(OutOfMemory(no_memory))
             # While the thread waits, nothing of the last drawing stays in memory.
             self._present = None
             del request

@@ -49,13 +49,14 @@ def _events(drawing: Streamed, service: Service) -> Iterator[Event | None]:
         drawing.prepared.drawing.num_image,
         drawing.caller,
         on_step=drawing.place.stepped,
+        # Not at the last event: who reads slowly wants nothing of the device.
+        on_end=drawing.place.done,
         preview_steps=drawing.preview_steps,
     )
     try:
         drawing.engine.start(drawing.prepared, drawing.caller, whose)
         for news in whose.news():
             yield None if news is None else _told(news, drawing, whose)
-        drawing.place.done()
         yield Event(_answer(drawing, whose), "done")
     except Canceled:
         if service.stopping:

@@ -143,6 +143,8 @@ class Lane:
             elif self._is_served():
                 return not self._leaving.is_set()
             else:
+                with self._changed:
+                    self._idle_since = time.monotonic()  # an instance that still loads is no lack of jobs
                 self._leaving.wait(_READY_S)
         return False
 

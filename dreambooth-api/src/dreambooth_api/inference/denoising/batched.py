@@ -96,11 +96,11 @@ class BatchedDrawings:
         if self._closing:
             whose.fail(ShuttingDown(WORDS))
 
-    def close(self, timeout_s: float) -> None:
-        """Give up what is under way and end the threads; wait for each so many seconds at most."""
+    def close(self, deadline: float) -> None:
+        """Give up what is under way and end the threads, by *deadline* of ``time.monotonic`` if they can."""
         self._closing = True
-        self._loop.close(timeout_s)
-        self._beside.close(timeout_s)
+        self._loop.close(deadline)
+        self._beside.close(deadline)
 
     def conditioning(self, drawing: Drawing, adapters: AdapterSet) -> Conditioning:
         """The texts of *drawing*, for who draws it by other means. Waits for them."""

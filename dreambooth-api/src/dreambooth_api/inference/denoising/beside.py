@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
+from enlight_common.errors import ShuttingDown
+from enlight_common.leaving import WORDS
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class SideThread:
     def ask(self, question: Callable[[], Answer]) -> Answer:
         """Do it before everything that may wait, and give or raise what it does.
 
-        Not for a caller's own thread: it waits as long as that takes.
+        Not for a caller's own thread: it waits as long as that takes. Raises ShuttingDown after ``close``.
         """
         answer: Future[Answer] = Future()
 
@@ -54,7 +57,11 @@ class SideThread:
             except BaseException as error:
                 answer.set_exception(error)
 
-        self.urgently(work)
+        with self._changed:
+            if self._closing:
+                raise ShuttingDown(WORDS)
+            self._urgent.append(work)
+            self._changed.notify()
         return answer.result()
 
     def synchronize(self) -> None:
@@ -70,12 +77,12 @@ class SideThread:
         """Do *work* when nothing else is left. It must not raise."""
         self._put(self._last, work)
 
-    def close(self, timeout_s: float) -> None:
-        """End when everything is done; wait for that so many seconds at most."""
+    def close(self, deadline: float) -> None:
+        """End when everything is done; wait for that until *deadline* of ``time.monotonic``."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _put(self, queue: deque[Work], work: Work) -> None:
         with self._changed:
@@ -94,6 +101,7 @@ class SideThread:
                     stream.synchronize()
             except Exception:
                 log.exception("work beside the steps failed")
+            del work  # with the images that it holds
 
     def _next(self) -> Work | None:
         with self._changed:

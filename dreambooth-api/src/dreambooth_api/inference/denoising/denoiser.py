@@ -173,6 +173,8 @@ class Denoiser:
         self._pictures = [picture for picture in self._pictures if picture not in gone]
         self._chosen = [picture for picture in self._chosen if picture not in gone]
         if not self._pictures:
+            # What is idle holds no pictures.
+            self._places, self._applied = [], nullcontext
             self.counts.batch = self.counts.waiting = 0
 
     def _did_not_fit(self) -> None:

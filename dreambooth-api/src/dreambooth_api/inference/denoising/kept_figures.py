@@ -58,7 +58,7 @@ class KeptFigures:
             return [_figure(one) for one in kept["figures"]]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             log.warning("the figures kept about batches cannot be read: %s", type(error).__name__)
             return []
 
@@ -78,7 +78,7 @@ class KeptFigures:
 
 
 def _figure(kept: Mapping[str, Any]) -> Figure:
-    """Raises ValueError, KeyError, TypeError."""
+    """Raises ValueError, KeyError, TypeError, OverflowError."""
     figure = Figure((int(kept["height"]), int(kept["width"])), int(kept["size"]), float(kept["seconds"]))
     bounded = 0 < figure.size <= _MOST_PICTURES and all(0 < side <= _LONGEST_SIDE for side in figure.shape)
     if not (bounded and math.isfinite(figure.seconds) and figure.seconds > 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -39,12 +40,12 @@ class StepLoop:
         for picture in pictures:
             picture.submission.fail(ShuttingDown(WORDS))
 
-    def close(self, timeout_s: float) -> None:
-        """Give up what is under way and end, within *timeout_s* or else after the present step."""
+    def close(self, deadline: float) -> None:
+        """Give up what is under way and end, by *deadline* (``time.monotonic``) or after the present step."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _step_forever(self) -> None:
         while self._wait():

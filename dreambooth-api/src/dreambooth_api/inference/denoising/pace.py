@@ -16,6 +16,7 @@ class Pace:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._queued: Any = None
         self._last: float | None = None
@@ -30,8 +31,7 @@ class Pace:
         waits for that one, or for this one where its latents are wanted elsewhere (*finished*).
         """
         if self._cuda:
-            event = torch.cuda.Event()
-            event.record()
+            event = self._recorded()
             (event if finished or self._queued is None else self._queued).synchronize()
             self._queued = event
         now = time.perf_counter()
@@ -52,9 +52,14 @@ class Pace:
         """A wait, for another stream, until what is queued by now is done."""
         if not self._cuda:
             return lambda: None
+        event = self._recorded()
+        return lambda: torch.cuda.current_stream(self._device).wait_event(event)
+
+    def _recorded(self) -> Any:
+        """An event of this device's stream; the thread's present device may be another."""
         event = torch.cuda.Event()
-        event.record()
-        return lambda: torch.cuda.current_stream().wait_event(event)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def empty_memory(self) -> None:
         """Give back what the allocator keeps, after it had too little."""

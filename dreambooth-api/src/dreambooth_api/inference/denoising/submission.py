@@ -46,12 +46,15 @@ class Submission:
         caller: Caller = PATIENT,
         *,
         on_step: OnStep | None = None,
+        on_end: Callable[[], None] = lambda: None,
         preview_steps: int | None = None,
     ) -> None:
-        """*on_step* is told between steps, in the thread that takes them. *preview_steps* is after how many
-        steps each picture is wanted to be seen; None for not before it is done.
+        """*on_step* is told between steps, in the thread that takes them, and *on_end*, in any thread, when
+        nothing more is drawn. *preview_steps* is after how many steps each picture is wanted to be seen; None
+        for not before it is done.
         """
-        self._caller, self._on_step, self._preview_steps = caller, on_step, preview_steps
+        self._caller, self._on_step, self._on_end = caller, on_step, on_end
+        self._preview_steps = preview_steps
         self._followed = False
         self._previews: dict[int, Shown] = {}
         self._images: list[PIL.Image.Image | None] = [None] * pictures
@@ -171,18 +174,19 @@ class Submission:
         with self._changed:
             self._images[index] = image
             self._previews.pop(index, None)
-            if all(image is not None for image in self._images):
-                self._end()
-            elif self._followed:
+            ends = not self._over and all(image is not None for image in self._images)
+            if ends:
+                self._over = True
+            if ends or self._followed:
                 self._changed.notify_all()
+        if ends:
+            self._on_end()
 
     def fail(self, error: BaseException) -> None:
         """End it without pictures; the first reason counts."""
         with self._changed:
-            if not self._over:
-                self._error = error
-                self._end()
-
-    def _end(self) -> None:
-        self._over = True
-        self._changed.notify_all()
+            if self._over:
+                return
+            self._error, self._over = error, True
+            self._changed.notify_all()
+        self._on_end()

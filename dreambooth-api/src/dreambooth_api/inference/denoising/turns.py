@@ -18,6 +18,8 @@ class Turns:
         self._holder: Party | None = None
         #: In the order in which they came.
         self._waiting: list[Party] = []
+        #: The most that any had when it gave the device back: where who comes to an idle device starts.
+        self._latest = 0.0
 
     def party(self) -> Party:
         """One of those who share the device."""
@@ -28,7 +30,9 @@ class Turns:
         with self._changed:
             # Fair queueing: time that nobody wanted is nobody's credit.
             here = [*self._waiting, *([] if self._holder is None else [self._holder])]
-            party.served = max(party.served, min((self._served(other) for other in here), default=0.0))
+            party.served = max(
+                party.served, min((self._served(other) for other in here), default=self._latest)
+            )
             if self._holder is None:
                 self._give(party)
                 return
@@ -39,6 +43,7 @@ class Turns:
         """See ``Party.give_back``."""
         with self._changed:
             party.served = self._served(party)
+            self._latest = max(self._latest, party.served)
             self._holder = None
             if self._waiting:
                 next_one = min(self._waiting, key=lambda other: other.served)
