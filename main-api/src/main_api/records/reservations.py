@@ -102,5 +102,5 @@ def _reservation(document: Document) -> Reservation:
         document["job_id"],
         document["fingerprint"],
         document.get("refused", False),
-        document.get("begun_at", document["created_at"]),
+        document.get("begun_at") or document["created_at"],
     )
