@@ -6,16 +6,8 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=lib/settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/secrets.sh
-source "$MONGODB_DIR/lib/secrets.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/servers.sh
-source "$MONGODB_DIR/lib/servers.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/containers.sh
-source "$MONGODB_DIR/lib/containers.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/mongosh.sh
-source "$MONGODB_DIR/lib/mongosh.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/steps.sh
-source "$MONGODB_DIR/lib/steps.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/cluster.sh
+source "$MONGODB_DIR/lib/cluster.sh"
 
 main() {
   local image volumes set server

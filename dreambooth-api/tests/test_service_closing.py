@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +18,11 @@ from dreambooth_api.service import Service
 from dreambooth_api.settings import ServiceSettings
 from enlight_common.errors import ShuttingDown
 from service_parts import publish_adapter
+from waiting import until
 
 WITHIN_S = 120
 ENGINE_THREADS = {"denoising", "beside the steps", "plain drawings"}
 LONG = {"prompt": "a cup", "num_image": 2, "num_inference_steps": 150, "size": 256}
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

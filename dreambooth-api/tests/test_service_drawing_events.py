@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,19 +15,13 @@ from dreambooth_api.models.store import ModelStore
 from dreambooth_api.service import Service
 from flask.testing import FlaskClient
 from service_parts import SAME, difference, from_base64, publish_adapter, publish_full
+from waiting import until
 
 WITHIN_S = 60
 EVENTS = {"Accept": "text/event-stream"}
 QUICK = {"prompt": "a blue cup", "num_image": 2, "num_inference_steps": 6, "seed": 3}
 
 Told = tuple[str, dict[str, Any]]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def parsed(chunks: Iterator[bytes]) -> Iterator[Told]:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 from dreambooth_api.training.run_state import RunState
 from dreambooth_api.training.runs import Trainings
-from dreambooth_api.training.spare import Trainers, available_bytes
+from dreambooth_api.training.spare import Trainers
+from enlight_common.memory import available_bytes
 from models_parts import store_at
 from training_parts import options, photos, random_base
 from waiting import until

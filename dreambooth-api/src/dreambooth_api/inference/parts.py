@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from enlight_common.memory import available_bytes
 
 from dreambooth_api.inference.denoising.adapters import SLOTS, BatchAdapters
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
@@ -12,7 +13,6 @@ from dreambooth_api.inference.denoising.turns import Turns
 from dreambooth_api.inference.lora import LayerNames, LoraLayers
 from dreambooth_api.inference.pipelines import PipelineSet
 from dreambooth_api.inference.reference import PlainDrawings
-from dreambooth_api.training.spare import available_bytes
 
 
 class Parts:

@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from enlight_common import openmp
+from enlight_common.memory import available_bytes
 
 from dreambooth_api.training.orders import SharingPolicy
 from dreambooth_api.training.process import TrainerProcess
@@ -85,22 +85,3 @@ class Trainers:
             spare, self._spare = self._spare, None
         if spare is not None:
             spare.discard()
-
-
-def available_bytes(system: Path = Path("/")) -> int:
-    """Memory that can be had without swapping: of the machine, or of the container where that is less."""
-    amounts = [_machine_bytes(system / "proc" / "meminfo")]
-    with contextlib.suppress(OSError, ValueError):  # not in a container, or "max": no bound
-        group = system / "sys" / "fs" / "cgroup"
-        bound = int((group / "memory.max").read_text())
-        amounts.append(bound - int((group / "memory.current").read_text()))
-    return min(amounts)
-
-
-def _machine_bytes(meminfo: Path) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        for line in meminfo.read_text().splitlines():
-            name, _, amount = line.partition(":")
-            if name == "MemAvailable":
-                return int(amount.split()[0]) * 1024
-    return 0
