@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from drawing_instance import Instance
+from main_api.background.retention import Retention
+from main_api.clock import now_ms
 from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from PIL import Image
 from waiting import until
@@ -155,3 +160,101 @@ def test_a_service_that_is_told_to_leave_finishes_what_it_draws(
     assert api.process.wait(60) == 0
     api.start()
     assert tenant.job(answers[0].json()["id"])["status"] == "succeeded"
+
+
+def _objects(drawing: tuple[Instance, MainApi], job_id: str) -> list[dict[str, Any]]:
+    service = drawing[1].service()
+    try:
+        return service.records.objects.find({"job_id": job_id})
+    finally:
+        service.database.close()
+
+
+def test_pictures_are_announced_while_they_are_drawn_and_their_sizes_noted_after(
+    drawing: tuple[Instance, MainApi], instance: Instance, tenant: Api
+) -> None:
+    instance.go_on.clear()
+    body = {"prompt": "a shoe", "num_images": 2}
+    job = tenant.post("/v1/generations", json=body, headers={"Prefer": "wait=1"}).json()
+    assert [(one["size"], one["settled"]) for one in _objects(drawing, job["id"])] == [(0, False)] * 2
+    instance.go_on.set()
+    until(lambda: tenant.job(job["id"])["status"] == "succeeded", "the drawing ends")
+    until(lambda: all(one["size"] for one in _objects(drawing, job["id"])), "the sizes are noted")
+    service = drawing[1].service()
+    pictures = service.records.jobs.get(job["id"]).pictures  # type: ignore[union-attr]
+    service.database.close()
+    noted = {one["_id"]: (one["size"], one["sha256"]) for one in _objects(drawing, job["id"])}
+    assert noted == {one["key"]: (one["size"], one["sha256"]) for one in pictures}
+
+
+def test_sizes_that_a_process_did_not_come_to_note_are_noted_when_leftovers_are_looked_for(
+    drawing: tuple[Instance, MainApi], instance: Instance, tenant: Api
+) -> None:
+    job = tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers=WAIT).json()
+    until(lambda: all(one["size"] for one in _objects(drawing, job["id"])), "the size is noted")
+    (noted,) = _objects(drawing, job["id"])
+    service = drawing[1].service()
+    # As a process leaves it that was killed in between, some hours ago.
+    left = {"size": 0, "sha256": None, "created_at": now_ms() - 24 * 3600 * 1000}
+    assert service.records.objects.note(noted["_id"], left)
+    Retention(service).run()
+    service.database.close()
+    (found,) = _objects(drawing, job["id"])
+    assert (found["size"], found["sha256"], found["settled"]) == (noted["size"], noted["sha256"], True)
+    assert httpx.get(job["output"]["pictures"][0]["url"]).status_code == 200
+
+
+def test_who_has_enough_under_way_elsewhere_waits_and_no_instance_goes_on_drawing(
+    drawing: tuple[Instance, MainApi], instance: Instance, node: Api
+) -> None:
+    tenant = drawing[1].as_tenant("drawing-full", max_processing=1)
+    first = tenant.generation()
+    assert node.claim()["job_id"] == first
+    instance.go_on.clear()
+    asked, left = len(instance.asked), instance.left
+    job = tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers={"Prefer": "wait=1"}).json()
+    assert job["status"] == "queued"
+    # It may have been begun before the record was refused, and is not gone on with.
+    until(lambda: instance.left - left == len(instance.asked) - asked, "the instance sees its client leave")
+    assert tenant.job(job["id"])["status"] == "queued"
+
+
+def test_who_has_enough_under_way_here_does_not_reach_an_instance(
+    drawing: tuple[Instance, MainApi], instance: Instance
+) -> None:
+    tenant = drawing[1].as_tenant("drawing-full-here", max_processing=1)
+    instance.go_on.clear()
+    before = len(instance.asked)
+    soon = {"Prefer": "wait=1"}
+    first = tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers=soon).json()
+    second = tenant.post("/v1/generations", json={"prompt": "a boot"}, headers=soon).json()
+    assert (first["status"], second["status"]) == ("processing", "queued")
+    assert [one["prompt"] for one in instance.asked[before:]] == ["a shoe"]
+
+
+def test_what_is_drawn_before_its_record_is_there_is_kept_when_it_comes(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    """For a drawing that ends before a slow database has taken the record down; leases are looked at
+    meanwhile, which must not find it lost.
+    """
+    instance = Instance()
+    with (
+        MongoStandIn(tmp_path) as mongo,
+        MainApi(tmp_path, mongo, redis, DREAMBOOTH_URL=instance.url, LEASE_S="3") as api,
+    ):
+        tenant = api.as_tenant("drawing-slow")
+        assert tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers=WAIT).status_code == 200
+        answers: list[httpx.Response] = []
+        body = {"prompt": "a boot"}
+        asking = threading.Thread(
+            target=lambda: answers.append(tenant.post("/v1/generations", json=body, headers=WAIT))
+        )
+        mongo.pause()
+        asking.start()
+        until(lambda: len(instance.asked) == 2, "the instance is asked")
+        time.sleep(1.5)
+        mongo.resume()
+        asking.join(60)
+        assert answers[0].json()["status"] == "succeeded", answers[0].text
+    instance.shutdown()

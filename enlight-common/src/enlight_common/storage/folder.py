@@ -171,7 +171,6 @@ class FolderStore:
             try:
                 with Place.made(self.root, key) as place:
                     os.rename(staged, place.name, dst_dir_fd=place.folder)
-                    os.fsync(place.folder)
                 return
             except FileNotFoundError:
                 continue

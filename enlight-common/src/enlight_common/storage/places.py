@@ -41,23 +41,24 @@ class Place:
     @classmethod
     @contextlib.contextmanager
     def made(cls, root: Path, key: str) -> Iterator[Place]:
-        """As `of`, with the folders made, and their names on the disk. A deleter may remove them at any
-        moment until something is in them, so FileNotFoundError can come from here or from the first use.
+        """As `of`, with the folders made; at the end their names are on the disk, and what was put there is.
+        A deleter may remove them at any moment until something is in them, so FileNotFoundError can come from
+        here or from the first use.
         """
         *path, name = key.split("/")
-        folder = os.open(root, _FOLDER)
-        try:
+        with contextlib.ExitStack() as opened:
+            folders = [os.open(root, _FOLDER)]
+            opened.callback(os.close, folders[0])
             for segment in path:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(segment, dir_fd=folder)
-                below = os.open(segment, _FOLDER, dir_fd=folder)
-                # Even when it was there: whoever made it may not have come this far yet.
+                    os.mkdir(segment, dir_fd=folders[-1])
+                folders.append(os.open(segment, _FOLDER, dir_fd=folders[-1]))
+                opened.callback(os.close, folders[-1])
+            yield cls(root, tuple(path), folders[-1], name)
+            # Those that were there, too: whoever made them may not have come this far yet. All at the end: the
+            # first of them writes what a journal holds, and the others then have nothing left to write.
+            for folder in reversed(folders):
                 os.fsync(folder)
-                os.close(folder)
-                folder = below
-            yield cls(root, tuple(path), folder, name)
-        finally:
-            os.close(folder)
 
     def remove_empty_folders(self) -> None:
         """Remove the folder and those above it, up to the first that has something in it."""

@@ -6,6 +6,7 @@ import logging
 
 from main_api.background.removal import ObjectRemoval
 from main_api.clock import now_ms
+from main_api.jobs.job import Job
 from main_api.records.database import Document
 from main_api.records.objects import PENDING, STORED
 from main_api.service import Service
@@ -62,7 +63,7 @@ class Retention:
             shown = one["_id"] in job.keys if job is not None else self._arrived(one)
             if shown:
                 # Of a cloud's store nobody saw it arrive.
-                objects.note(one["_id"], {"state": STORED, "settled": True})
+                objects.note(one["_id"], {"state": STORED, "settled": True, **_measured(job, one["_id"])})
             else:
                 removed += self._removal.remove([one])
         return removed
@@ -104,3 +105,9 @@ class Retention:
             for name in sorted({one["photo_set"] for one in page if one["photo_set"] is not None}):
                 self._records.photo_sets.delete(tenant, name)
         return removed
+
+
+def _measured(job: Job | None, key: str) -> Document:
+    """What is known of a picture by its job, and perhaps not yet by the object."""
+    made = next((one for one in job.pictures if one["key"] == key), None) if job is not None else None
+    return {"size": made["size"], "sha256": made["sha256"]} if made is not None else {}

@@ -133,7 +133,9 @@ class WorkerReports:
         return True
 
 
-def picture_document(job: Job, key: str, size: int, sha256: str, *, state: State = STORED) -> dict[str, Any]:
+def picture_document(
+    job: Job, key: str, size: int, sha256: str | None, *, state: State = STORED
+) -> dict[str, Any]:
     """What `Objects.announce` takes for a picture that a job is about to make, or a worker to put."""
     return object_document(
         key, job.tenant, "picture", size=size, sha256=sha256, job_id=job.id, models=job.models, state=state

@@ -1,7 +1,8 @@
 """Generations that somebody waits for are drawn at once, through nginx, while there is room.
 
-The record is this process's from its first write, under a lease like a worker's: if the process dies, the
-lease runs out and a worker goes on.
+The drawing begins while its record is being written, and what it makes is kept only if that was: a database
+takes its milliseconds beside the drawing, not before it. The record is this process's from its first write,
+under a lease like a worker's: if the process dies, the lease runs out and a worker goes on.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from enlight_common.errors import EnlightError
+from enlight_common.errors import EnlightError, Unavailable
 from enlight_common.images import inspect_image
 
 from main_api.errors import LeaseLost
@@ -31,6 +33,10 @@ from main_api.storage import SUFFIXES, PictureStore, picture_key
 
 log = logging.getLogger(__name__)
 _MAX_SOURCE_BYTES = 20_000_000
+_DEFAULT_FORMAT = "png"
+
+
+_NotDrawn = Stopped | NothingDone | Refused | Broken
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,22 @@ class Begun:
     drawing: Future[Job | None]
 
 
-def _never() -> Future[Job | None]:
-    """Of a drawing that was not begun."""
-    future: Future[Job | None] = Future()
-    future.set_result(None)
-    return future
+@dataclass(frozen=True)
+class _Drawing:
+    """Between the request's thread, which writes the record, and the one that draws."""
+
+    job: Job
+    #: Whether the record is there, and this process's. What is drawn without comes to nothing.
+    recorded: Future[bool] = field(default_factory=Future)
+    ended: Future[Job | None] = field(default_factory=Future)
+    #: The keys of objects that were announced, once `recorded` is known.
+    announced: set[str] = field(default_factory=set)
+
+    def is_recorded(self) -> bool:
+        return self.recorded.done() and self.recorded.result()
+
+    def is_refused(self) -> bool:
+        return self.recorded.done() and not self.recorded.result()
 
 
 class Interactive:
@@ -69,57 +86,70 @@ class Interactive:
         self._worker = f"main-api:{os.getpid()}"
         self._threads = ThreadPoolExecutor(places, "draw")
         self._places = threading.Semaphore(places)
-        self._running = 0
+        self._running: Counter[str] = Counter()
         self._draining = False
         self._lock = threading.Lock()
 
     @property
     def running(self) -> int:
         """How many are being drawn."""
-        return self._running
+        with self._lock:
+            return self._running.total()
 
-    def begin(self, job: Job) -> Begun | None:
-        """Store the new job and begin to draw it in another thread.
+    def begin(self, job: Job, most: int) -> Begun | None:
+        """Begin to draw the new job in another thread, and store it.
 
-        None, and nothing stored, where there is no room, no instance, or the tenant has enough under way: the
-        job may be stored to wait for a worker then. What is begun never waits, so it is not counted among the
-        waiting. Raises DuplicateId, Unavailable.
+        None, and nothing stored, where there is no room, no instance, or the tenant, who may have `most`
+        under way, has enough: the job may be stored to wait for a worker then. What is begun never waits, so
+        it is not counted among the waiting. Raises DuplicateId, Unavailable.
         """
         if self._instances is None or self._draining or job.kind != "generation":
             return None
-        if not self._places.acquire(blocking=False):
+        if not self._enter(job.tenant, most):
             return None
-        claimed = None
+        drawing = _Drawing(self._leases.as_claimed(job, self._worker))
         try:
-            claimed = self._leases.insert_claimed(job, self._worker)
-        finally:
-            if claimed is None:
-                self._places.release()
-        if claimed is None:
-            return None
-        with self._lock:
-            self._running += 1
-        try:
-            return Begun(claimed, self._threads.submit(self._draw, self._instances, claimed))
+            self._threads.submit(self._draw, self._instances, drawing)
         except RuntimeError:
-            # No thread is to be had. The lease runs out, and a worker goes on.
             log.exception("a job could not be begun", extra={"job_id": job.id})
-            with self._lock:
-                self._running -= 1
-            self._places.release()
-            return Begun(claimed, _never())
+            self._leave(job.tenant)
+            return None
+        stored = False
+        try:
+            stored = self._leases.insert_claimed(drawing.job)
+            if stored:
+                self._announce(drawing)
+        finally:
+            drawing.recorded.set_result(stored)
+        return Begun(drawing.job, drawing.ended) if stored else None
+
+    def _enter(self, tenant: str, most: int) -> bool:
+        with self._lock:
+            if self._running[tenant] >= most or not self._places.acquire(blocking=False):
+                return False
+            self._running[tenant] += 1
+            return True
+
+    def _leave(self, tenant: str) -> None:
+        with self._lock:
+            self._running[tenant] -= 1
+            if not self._running[tenant]:
+                del self._running[tenant]  # else there is one for every tenant that ever drew
+        self._places.release()
 
     def drain(self, seconds: float) -> None:
         """Begin nothing more, and give what is being drawn `seconds`."""
         self._draining = True
         deadline = time.monotonic() + seconds
-        while self._running and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _draw(self, instances: InstanceClient, job: Job) -> Job | None:
+    def _draw(self, instances: InstanceClient, drawing: _Drawing) -> None:
+        job = drawing.job
+        ended: Job | None = None
         try:
-            with self._keeper.keep(job) as keeping:
-                return self._drawn(instances, job, keeping)
+            with self._keeper.keep(job, drawing.is_recorded) as keeping:
+                ended = self._drawn(instances, drawing, keeping)
         except LeaseLost:
             log.warning("a job was lost while it was drawn", extra={"job_id": job.id})
         except EnlightError as error:
@@ -128,44 +158,69 @@ class Interactive:
         except Exception:
             log.exception("a job could not be drawn", extra={"job_id": job.id})
         finally:
-            with self._lock:
-                self._running -= 1
-            self._places.release()
-        return None
+            self._leave(job.tenant)
+            drawing.ended.set_result(ended)
+        if ended is not None:
+            self._note_sizes(drawing, ended)
 
-    def _drawn(self, instances: InstanceClient, job: Job, keeping: Keeping) -> Job:
-        body = dict(job.task)
-        for name in ("image", "mask"):
-            if name in job.files:
-                body[name] = base64.b64encode(self._store.read(job.files[name], _MAX_SOURCE_BYTES)).decode()
-        headers = {
-            name: value
-            for name, value in (("X-Request-Id", job.request_id), ("traceparent", job.traceparent))
-            if value is not None
-        }
+    def _drawn(self, instances: InstanceClient, drawing: _Drawing, keeping: Keeping) -> Job | None:
+        """The job at its end; None where it was not stored after all."""
+        job = drawing.job
+        answer: dict[str, Any] = {}
+        failure: _NotDrawn | None = None
         began = time.monotonic()
         try:
-            answer = instances.draw(job.tenant, body, headers, lambda: keeping.cancel or keeping.lost)
-        except Stopped:
-            seconds = round(time.monotonic() - began, 3)
-            return self._leases.cancel(job.id, job.fencing, metrics={"gpu_seconds": seconds})
-        except NothingDone as error:
-            return self._leases.release(job.id, job.fencing, error.detail, counts=False)
-        except Refused as error:
-            refusal = {"type": error.type, "message": error.message}
-            return self._leases.fail(job.id, job.fencing, refusal)
-        except Broken as error:
-            return self._leases.release(job.id, job.fencing, f"the instance went away ({error})")
-        seconds = round(time.monotonic() - began, 3)
-        if keeping.cancel:
-            return self._leases.cancel(job.id, job.fencing, metrics={"gpu_seconds": seconds})
-        pictures = self._stored(job, answer)
+            answer = instances.draw(
+                job.tenant,
+                self._body(job),
+                _headers(job),
+                lambda: keeping.cancel or keeping.lost or drawing.is_refused(),
+            )
+        except (Stopped, NothingDone, Refused, Broken) as error:
+            failure = error
+        metrics = {"gpu_seconds": round(time.monotonic() - began, 3)}
+        if not drawing.recorded.result():
+            return None
+        if keeping.cancel or isinstance(failure, Stopped):
+            return self._leases.cancel(job.id, job.fencing, metrics=metrics)
+        if failure is not None:
+            return self._given_up(job, failure)
+        pictures = self._stored(drawing, answer)
         output = {"pictures": pictures, "model": None, "settings": answer.get("settings") or {}}
-        metrics = {"gpu_seconds": seconds}
         return self._leases.succeed(job.id, job.fencing, output, metrics=metrics, known=job)
 
-    def _stored(self, job: Job, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        picture_format = answer.get("format", "png")
+    def _given_up(self, job: Job, failure: NothingDone | Refused | Broken) -> Job:
+        match failure:
+            case NothingDone():
+                return self._leases.release(job.id, job.fencing, failure.detail, counts=False)
+            case Refused():
+                refusal = {"type": failure.type, "message": failure.message}
+                return self._leases.fail(job.id, job.fencing, refusal)
+            case Broken():
+                return self._leases.release(job.id, job.fencing, f"the instance went away ({failure})")
+
+    def _body(self, job: Job) -> dict[str, Any]:
+        sources: dict[str, Any] = {
+            name: base64.b64encode(self._store.read(job.files[name], _MAX_SOURCE_BYTES)).decode()
+            for name in ("image", "mask")
+            if name in job.files
+        }
+        return {**job.task, **sources}
+
+    def _announce(self, drawing: _Drawing) -> None:
+        """Take down the pictures that the job asks for, whose sizes nobody knows yet."""
+        job = drawing.job
+        made = job.task.get("format", _DEFAULT_FORMAT)
+        keys = [_key(job, index, made) for index in range(job.task["num_image"])]
+        try:
+            self._objects.announce([picture_document(job, key, 0, None) for key in keys])
+        except Unavailable:
+            return  # they are announced when they are there
+        drawing.announced.update(keys)
+
+    def _stored(self, drawing: _Drawing, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        job = drawing.job
+        made = answer.get("format", _DEFAULT_FORMAT)
         seeds = answer.get("seeds") or []
         pictures, contents = [], []
         for index, text in enumerate(answer["images"]):
@@ -174,8 +229,8 @@ class Interactive:
             pictures.append(
                 {
                     "index": index,
-                    "key": picture_key(job.tenant, job.id, job.fencing, index, SUFFIXES[picture_format]),
-                    "format": picture_format,
+                    "key": _key(job, index, made),
+                    "format": made,
                     "width": header.width,
                     "height": header.height,
                     "seed": seeds[index] if index < len(seeds) else None,
@@ -184,9 +239,33 @@ class Interactive:
                 }
             )
             contents.append(data)
+        fresh = [one for one in pictures if one["key"] not in drawing.announced]
         self._objects.announce(
-            [picture_document(job, one["key"], one["size"], one["sha256"]) for one in pictures]
+            [picture_document(job, one["key"], one["size"], one["sha256"]) for one in fresh]
         )
         for one, data in zip(pictures, contents, strict=True):
             self._store.put(one["key"], data)
         return pictures
+
+    def _note_sizes(self, drawing: _Drawing, ended: Job) -> None:
+        """Of what was announced without. After the job's end, so that nobody waits for it: where it is not
+        reached, retention does it.
+        """
+        try:
+            for one in ended.pictures:
+                if one["key"] in drawing.announced:
+                    self._objects.note(one["key"], {"size": one["size"], "sha256": one["sha256"]})
+        except EnlightError as error:
+            log.warning("the size of a picture was not noted: %s", error.detail, extra={"job_id": ended.id})
+        except Exception:
+            log.exception("the size of a picture was not noted", extra={"job_id": ended.id})
+
+
+def _key(job: Job, index: int, made: str) -> str:
+    return picture_key(job.tenant, job.id, job.fencing, index, SUFFIXES[made])
+
+
+def _headers(job: Job) -> dict[str, str]:
+    """By which the instance's log lines and spans are found with ours."""
+    names = {"X-Request-Id": job.request_id, "traceparent": job.traceparent}
+    return {name: value for name, value in names.items() if value is not None}

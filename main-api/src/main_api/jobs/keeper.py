@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from enlight_common.errors import EnlightError
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 class Keeping:
     """A job being worked on: whether it was lost to another, or is to be canceled."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, is_stored: Callable[[], bool]) -> None:
+        self.is_stored = is_stored
         self.job_id = job.id
         self.fencing = job.fencing
         self.lost = False
@@ -37,9 +38,9 @@ class LeaseKeeper:
         self._started = False
 
     @contextmanager
-    def keep(self, job: Job) -> Iterator[Keeping]:
-        """Renew the job's lease for the length of a `with` block."""
-        keeping = Keeping(job)
+    def keep(self, job: Job, is_stored: Callable[[], bool] = lambda: True) -> Iterator[Keeping]:
+        """Renew the job's lease for the length of a `with` block, from when the job `is_stored`."""
+        keeping = Keeping(job, is_stored)
         with self._lock:
             self._kept.add(keeping)
             if not self._started:
@@ -66,7 +67,7 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._over.wait(self._leases.lease_s / 3):
             with self._lock:
-                kept = [one for one in self._kept if not one.lost]
+                kept = [one for one in self._kept if one.is_stored() and not one.lost]
             for keeping in kept:
                 self._renew(keeping)
 

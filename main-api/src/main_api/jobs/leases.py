@@ -77,26 +77,29 @@ class Leases:
                 claimed = next((one for job in due if (one := self._claim(job, worker)) is not None), None)
         return self._told(claimed)
 
-    def insert_claimed(self, job: Job, worker: str) -> Job | None:
-        """Store a new job that is the worker's from the beginning.
+    def as_claimed(self, job: Job, worker: str) -> Job:
+        """A new job as `insert_claimed` is to store it: the worker's from the beginning."""
+        now = now_ms()
+        return replace(
+            job,
+            status=PROCESSING,
+            worker=worker,
+            lease_until=now + self._lease_ms,
+            started_at=now,
+            fencing=1,
+            attempts=1,
+        )
 
-        None, and nothing stored, where its tenant has enough under way. Raises DuplicateId.
+    def insert_claimed(self, job: Job) -> bool:
+        """Store a new job that is a worker's.
+
+        False, and nothing stored, where its tenant has enough under way. Raises DuplicateId.
         """
         with self._turn():
             if job.tenant in self._full_tenants(job.tenant):
-                return None
-            now = now_ms()
-            claimed = replace(
-                job,
-                status=PROCESSING,
-                worker=worker,
-                lease_until=now + self._lease_ms,
-                started_at=now,
-                fencing=1,
-                attempts=1,
-            )
-            self._jobs.insert(claimed)
-            return claimed
+                return False
+            self._jobs.insert(job)
+            return True
 
     def claim(self, job_id: str, worker: str) -> Job | None:
         """This job, now the worker's; None where it does not wait, or its tenant has enough under way."""

@@ -19,7 +19,7 @@ from main_api.clock import now_ms
 from main_api.errors import KeyReused, QuotaReached
 from main_api.ids import new_id, step_id
 from main_api.jobs.hooks import Hooks
-from main_api.jobs.interactive import Interactive
+from main_api.jobs.interactive import Begun, Interactive
 from main_api.jobs.job import Job
 from main_api.jobs.pictures import Picture, Pictures
 from main_api.jobs.quotas import QuotaBook
@@ -294,7 +294,7 @@ class Submission:
             origin=asked.origin,
         )
         try:
-            begun = self._interactive.begin(job) if self._interactive is not None else None
+            begun = self._begun(caller, job)
             if begun is None:
                 with self._quotas.place(caller, draft.kind):
                     self._jobs.insert(job)
@@ -322,6 +322,11 @@ class Submission:
             return Submitted(begun.job, new=True, drawing=begun.drawing)
         self._hooks.created(job)
         return Submitted(job, new=True)
+
+    def _begun(self, caller: Caller, job: Job) -> Begun | None:
+        if self._interactive is None:
+            return None
+        return self._interactive.begin(job, caller.quotas.max_processing)
 
     # -- the steps of a chain
 
