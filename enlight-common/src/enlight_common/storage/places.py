@@ -55,8 +55,8 @@ class Place:
                 folders.append(os.open(segment, _FOLDER, dir_fd=folders[-1]))
                 opened.callback(os.close, folders[-1])
             yield cls(root, tuple(path), folders[-1], name)
-            # Those that were there, too: whoever made them may not have come this far yet. All at the end: the
-            # first of them writes what a journal holds, and the others then have nothing left to write.
+            # Those that were there, too: whoever made them may not have come this far yet. All at the end:
+            # the first of them writes what a journal holds, and the others then have nothing left to write.
             for folder in reversed(folders):
                 os.fsync(folder)
 
