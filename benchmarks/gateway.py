@@ -55,13 +55,17 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Call:
-    """A picture that was asked for. Seconds, as its client and as the service that drew it saw them."""
+    """A picture that was asked for. Seconds, as its client and as the service that drew it saw them.
+
+    `handled` is None where another request drew it: one that was given back, and done by a worker.
+    """
 
     seconds: float
-    handled: float
+    handled: float | None
 
     @property
     def outside(self) -> float:
+        assert self.handled is not None
         return self.seconds - self.handled
 
 
@@ -125,16 +129,34 @@ def measure(ways: dict[str, Way], rounds: int, log: Path) -> dict[str, list[Call
             ways[name](request_id)
             if number:
                 taken[name][request_id] = time.perf_counter() - started
-    lines = [json.loads(line) for line in log.read_text().splitlines() if '"/inference"' in line]
-    handled = {line["request_id"]: float(line["seconds"]) for line in lines}
+    asked = {request_id for calls in taken.values() for request_id in calls}
+    handled = handling(log, asked)
+    if missing := asked - handled.keys():
+        print(
+            f"{len(missing)} of {len(asked)} pictures were not drawn by the request that asked, and left out"
+        )
     return {
-        name: [Call(seconds, handled[request_id]) for request_id, seconds in calls.items()]
+        name: [Call(seconds, handled.get(request_id)) for request_id, seconds in calls.items()]
         for name, calls in taken.items()
     }
 
 
+def handling(log: Path, asked: set[str]) -> dict[str, float]:
+    """How long the service had each of these requests; the last one's line may take a moment to come."""
+    handled: dict[str, float] = {}
+    deadline = time.monotonic() + 2
+    while asked - handled.keys() and time.monotonic() < deadline:
+        time.sleep(0.1)
+        lines = [json.loads(line) for line in log.read_text().splitlines() if '"/inference"' in line]
+        handled = {line["request_id"]: float(line["seconds"]) for line in lines}
+    return handled
+
+
 def report(calls: dict[str, list[Call]]) -> None:
     """Medians of what each way takes, and of what it adds to the first way in the same round."""
+    rounds = enumerate(zip(*calls.values(), strict=True))
+    whole = [number for number, taken in rounds if all(call.handled is not None for call in taken)]
+    calls = {name: [ours[number] for number in whole] for name, ours in calls.items()}
     first = next(iter(calls.values()))
     print(
         f"{'milliseconds':26}{'picture':>9}{'adds':>9}{'outside':>9}{'adds outside':>14}{'middle half':>16}"
