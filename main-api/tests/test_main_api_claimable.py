@@ -11,11 +11,10 @@ from worker_calls import post
 
 
 def test_jobs_that_one_more_worker_could_begin_are_counted_and_no_others(
-    tmp_path: Path, mongo: MongoStandIn, redis: RedisServer
+    tmp_path: Path, redis: RedisServer
 ) -> None:
-    main_api = MainApi(tmp_path, mongo, redis, MONGO_DATABASE="claimable")
-    main_api.start()
-    try:
+    # A server of its own: the stand-in keeps the jobs of all databases together, those of other tests, too.
+    with MongoStandIn(tmp_path) as mongo, MainApi(tmp_path, mongo, redis) as main_api:
         busy = main_api.as_tenant("busy", max_processing=2)
         failing = main_api.as_tenant("failing")
         node = main_api.as_node()
@@ -27,8 +26,6 @@ def test_jobs_that_one_more_worker_could_begin_are_counted_and_no_others(
         assert node.claim()["job_id"] == waiting[0]
 
         text = main_api.get("/metrics").text
-    finally:
-        main_api.kill()
     found = {family.name: family for family in text_string_to_metric_families(text)}
     counts = {sample.labels["kind"]: sample.value for sample in found["jobs_claimable"].samples}
     # Of busy's three that wait one: another is under way, and it may have two.
