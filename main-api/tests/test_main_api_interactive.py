@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from drawing_instance import Instance
+from enlight_common.storage import put_bytes
+from main_api.background.deletion import Deletions
 from main_api.background.retention import Retention
 from main_api.clock import now_ms
+from main_api.model_catalog import MANIFEST
+from main_api.service import Service
 from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from PIL import Image
 from waiting import until
@@ -137,7 +142,14 @@ def test_canceling_what_is_being_drawn_frees_the_instance_at_once(instance: Inst
     )
     asking.start()
     until(lambda: len(instance.asked) > before, "the instance is asked")
-    (job,) = tenant.get("/v1/jobs", params={"status": "processing"}).json()["jobs"]
+    under_way: list[dict[str, Any]] = []
+
+    def is_recorded() -> bool:
+        under_way[:] = tenant.get("/v1/jobs", params={"status": "processing"}).json()["jobs"]
+        return bool(under_way)
+
+    until(is_recorded, "the record is there")
+    (job,) = under_way
     assert tenant.post(f"/v1/jobs/{job['id']}/cancel").status_code in (200, 202)
     until(lambda: instance.left > left, "the instance sees its client leave")
     asking.join(60)
@@ -209,6 +221,46 @@ def test_sizes_that_a_process_did_not_come_to_note_are_noted_when_leftovers_are_
     assert httpx.get(job["output"]["pictures"][0]["url"]).status_code == 200
 
 
+def _stored_keys(service: Service, tenant: str) -> list[str]:
+    return [found.key for found in service.pictures.store.list(f"pictures/{tenant}/")]
+
+
+def test_a_model_that_is_deleted_while_it_draws_leaves_no_picture(
+    drawing: tuple[Instance, MainApi], instance: Instance
+) -> None:
+    name = "drawing-deleted"
+    tenant, service = drawing[1].as_tenant(name), drawing[1].service()
+    manifest = {"schema_version": 1, "base": {"name": "enlight/tiny-sd"}, "method": "lora", "files": []}
+    put_bytes(service.models.store, f"models/{name}/shoe/1/{MANIFEST}", json.dumps(manifest).encode())
+    service.catalog.take_down(name, "shoe", "1", "a job")
+    instance.go_on.clear()
+    body = {"prompt": "a shoe", "model_id": "shoe"}
+    job = tenant.post("/v1/generations", json=body, headers={"Prefer": "wait=1"}).json()
+    assert job["status"] == "processing"
+    assert tenant.delete("/v1/models/shoe").status_code == 202
+    assert not Deletions(service).run(f"{name}/shoe")
+    instance.go_on.set()
+    until(lambda: tenant.job(job["id"])["status"] != "processing", "the drawing ends")
+    until(lambda: Deletions(service).run(f"{name}/shoe"), "the model is gone")
+    assert (_stored_keys(service, name), _objects(drawing, job["id"])) == ([], [])
+    service.database.close()
+
+
+def test_a_picture_that_is_deleted_before_it_is_there_is_deleted_when_it_comes(
+    drawing: tuple[Instance, MainApi], instance: Instance
+) -> None:
+    name = "drawing-gone"
+    tenant, service = drawing[1].as_tenant(name), drawing[1].service()
+    instance.go_on.clear()
+    job = tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers={"Prefer": "wait=1"}).json()
+    service.removal.remove(_objects(drawing, job["id"]))
+    instance.go_on.set()
+    until(lambda: tenant.job(job["id"])["status"] == "succeeded", "the drawing ends")
+    until(lambda: not _stored_keys(service, name), "the picture is deleted")
+    until(lambda: tenant.job(job["id"])["output"]["pictures"][0]["url"] is None, "the job says so")
+    service.database.close()
+
+
 def test_who_has_enough_under_way_elsewhere_waits_and_no_instance_goes_on_drawing(
     drawing: tuple[Instance, MainApi], instance: Instance, node: Api
 ) -> None:
@@ -219,7 +271,8 @@ def test_who_has_enough_under_way_elsewhere_waits_and_no_instance_goes_on_drawin
     asked, left = len(instance.asked), instance.left
     job = tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers={"Prefer": "wait=1"}).json()
     assert job["status"] == "queued"
-    # It may have been begun before the record was refused, and is not gone on with.
+    # It was begun before the record was refused, and is not gone on with.
+    until(lambda: len(instance.asked) > asked, "the instance is asked")
     until(lambda: instance.left - left == len(instance.asked) - asked, "the instance sees its client leave")
     assert tenant.job(job["id"])["status"] == "queued"
 
@@ -246,7 +299,7 @@ def test_what_is_drawn_before_its_record_is_there_is_kept_when_it_comes(
     instance = Instance()
     with (
         MongoStandIn(tmp_path) as mongo,
-        MainApi(tmp_path, mongo, redis, DREAMBOOTH_URL=instance.url, LEASE_S="3") as api,
+        MainApi(tmp_path, mongo, redis, DREAMBOOTH_URL=instance.url, LEASE_S="6") as api,
     ):
         tenant = api.as_tenant("drawing-slow")
         assert tenant.post("/v1/generations", json={"prompt": "a shoe"}, headers=WAIT).status_code == 200
@@ -258,7 +311,7 @@ def test_what_is_drawn_before_its_record_is_there_is_kept_when_it_comes(
         mongo.pause()
         asking.start()
         until(lambda: len(instance.asked) == 2, "the instance is asked")
-        time.sleep(1.5)
+        time.sleep(2.5)
         mongo.resume()
         asking.join(60)
         assert answers[0].json()["status"] == "succeeded", answers[0].text

@@ -20,8 +20,10 @@ _STALL_S = 60.0
 #: A whole answer, once its first byte is there.
 _ARRIVAL_S = 300.0
 _RETRY_S = 5.0
-#: How often it is asked whether the answer is still wanted, at least.
+#: How often it is asked whether the answer is still wanted, at least: often at the beginning, when a drawing
+#: may turn out to be nobody's.
 _LOOK_S = 0.5
+_EARLY_LOOK_S, _EARLY_S = 0.05, 1.0
 _CHUNK = 1024 * 1024
 _BUFFER = 64 * 1024
 
@@ -87,9 +89,10 @@ class _Watched(io.RawIOBase):
     """
 
     def __init__(self, connection: socket.socket, first_byte_s: float, stop: Callable[[], bool]) -> None:
-        connection.settimeout(_LOOK_S)
+        connection.settimeout(_EARLY_LOOK_S)
         self._connection, self._stop = connection, stop
-        self._patience = time.monotonic() + first_byte_s
+        self._begun = time.monotonic()
+        self._patience = self._begun + first_byte_s
         self._end: float | None = None
 
     def makefile(self, _mode: str) -> io.BufferedReader:
@@ -106,7 +109,10 @@ class _Watched(io.RawIOBase):
             try:
                 received = self._connection.recv_into(buffer)
             except TimeoutError:
-                if time.monotonic() < self._patience:
+                now = time.monotonic()
+                if now > self._begun + _EARLY_S:
+                    self._connection.settimeout(_LOOK_S)
+                if now < self._patience:
                     continue
                 raise
             now = time.monotonic()

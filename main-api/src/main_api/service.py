@@ -12,7 +12,6 @@ from enlight_common.readiness import Readiness
 
 from main_api.access import Access
 from main_api.background import broker
-from main_api.background.removal import ObjectRemoval
 from main_api.base_models import BaseModels
 from main_api.cache import Cache
 from main_api.events import Events
@@ -28,6 +27,7 @@ from main_api.jobs.leases import Leases
 from main_api.jobs.pictures import Pictures
 from main_api.jobs.queue_place import QueuePlaces
 from main_api.jobs.quotas import QuotaBook
+from main_api.jobs.removal import ObjectRemoval
 from main_api.jobs.submission import Submission
 from main_api.jobs.sweep import LeaseSweep, Sweeper
 from main_api.jobs.view import JobView
@@ -121,6 +121,7 @@ class Service:
             else None,
             self.pictures,
             self.records.objects,
+            self.removal,
             places=settings.threads // 4,
         )
         self.submission = self._submission(interactive=None)

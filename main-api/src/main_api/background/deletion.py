@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from main_api.background.removal import ObjectRemoval
 from main_api.clock import now_ms
 from main_api.jobs.cancellation import cancel
 from main_api.jobs.job import Job
+from main_api.jobs.removal import ObjectRemoval
 from main_api.model_catalog import MANIFEST, prefix_of
 from main_api.records.models import AVAILABLE, DELETING
 from main_api.service import Service
@@ -48,7 +48,9 @@ class Deletions:
         self._delete_weights(tenant, model_id)
         self._delete_photo_sets(tenant, model_id)
         self._delete_sources(tenant, model_id)
-        while page := self._records.objects.find({"tenant": tenant, "models": model_id}, limit=_PAGE):
+        # What a job still puts is announced by now, and goes when the job has ended.
+        query = {"tenant": tenant, "models": model_id, "job_id": {"$nin": [job.id for job in still_open]}}
+        while page := self._records.objects.find(query, limit=_PAGE):
             self._removal.remove(page)
             # A set of pictures that the model drew.
             for name in sorted({one["photo_set"] for one in page if one["photo_set"] is not None}):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from main_api.background.removal import ObjectRemoval
 from main_api.clock import now_ms
 from main_api.jobs.job import Job
+from main_api.jobs.removal import ObjectRemoval
 from main_api.records.database import Document
 from main_api.records.objects import PENDING, STORED
 from main_api.service import Service

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from main_api.jobs.completion import picture_document
 from main_api.jobs.job import Job
 from main_api.jobs.keeper import Keeping, LeaseKeeper
 from main_api.jobs.leases import Leases
+from main_api.jobs.removal import ObjectRemoval
 from main_api.outgoing import Broken, NothingDone, Stopped
 from main_api.records.objects import Objects
 from main_api.storage import SUFFIXES, PictureStore, picture_key
@@ -57,6 +58,8 @@ class _Drawing:
     ended: Future[Job | None] = field(default_factory=Future)
     #: The keys of objects that were announced, once `recorded` is known.
     announced: set[str] = field(default_factory=set)
+    #: The pictures that were put, whatever became of the job then.
+    put: list[dict[str, Any]] = field(default_factory=list)
 
     def is_recorded(self) -> bool:
         return self.recorded.done() and self.recorded.result()
@@ -75,6 +78,7 @@ class Interactive:
         instances: InstanceClient | None,
         store: PictureStore,
         objects: Objects,
+        removal: ObjectRemoval,
         *,
         places: int,
     ) -> None:
@@ -83,8 +87,8 @@ class Interactive:
         self._instances = instances
         self._store = store
         self._objects = objects
+        self._removal = removal
         self._worker = f"main-api:{os.getpid()}"
-        self._threads = ThreadPoolExecutor(places, "draw")
         self._places = threading.Semaphore(places)
         self._running: Counter[str] = Counter()
         self._draining = False
@@ -109,7 +113,10 @@ class Interactive:
             return None
         drawing = _Drawing(self._leases.as_claimed(job, self._worker))
         try:
-            self._threads.submit(self._draw, self._instances, drawing)
+            # Not a pool, which keeps for later what it finds no thread for.
+            threading.Thread(
+                target=self._draw, args=(self._instances, drawing), name="draw", daemon=True
+            ).start()
         except RuntimeError:
             log.exception("a job could not be begun", extra={"job_id": job.id})
             self._leave(job.tenant)
@@ -160,19 +167,19 @@ class Interactive:
         finally:
             self._leave(job.tenant)
             drawing.ended.set_result(ended)
-        if ended is not None:
-            self._note_sizes(drawing, ended)
+        self._look_after(drawing)
 
     def _drawn(self, instances: InstanceClient, drawing: _Drawing, keeping: Keeping) -> Job | None:
         """The job at its end; None where it was not stored after all."""
         job = drawing.job
         answer: dict[str, Any] = {}
         failure: _NotDrawn | None = None
+        body = self._body(job)
         began = time.monotonic()
         try:
             answer = instances.draw(
                 job.tenant,
-                self._body(job),
+                body,
                 _headers(job),
                 lambda: keeping.cancel or keeping.lost or drawing.is_refused(),
             )
@@ -244,21 +251,24 @@ class Interactive:
             [picture_document(job, one["key"], one["size"], one["sha256"]) for one in fresh]
         )
         for one, data in zip(pictures, contents, strict=True):
+            drawing.put.append(one)
             self._store.put(one["key"], data)
         return pictures
 
-    def _note_sizes(self, drawing: _Drawing, ended: Job) -> None:
-        """Of what was announced without. After the job's end, so that nobody waits for it: where it is not
-        reached, retention does it.
+    def _look_after(self, drawing: _Drawing) -> None:
+        """Note the sizes of what was put, and remove what was deleted while it was drawn. Once the job has
+        ended, so that nobody waits for it; sizes that are not reached here are noted by retention.
         """
+        job = drawing.job
         try:
-            for one in ended.pictures:
-                if one["key"] in drawing.announced:
-                    self._objects.note(one["key"], {"size": one["size"], "sha256": one["sha256"]})
+            for one in drawing.put:
+                key, size, digest = one["key"], one["size"], one["sha256"]
+                if not self._objects.note(key, {"size": size, "sha256": digest}):
+                    self._removal.remove([picture_document(job, key, size, digest)])
         except EnlightError as error:
-            log.warning("the size of a picture was not noted: %s", error.detail, extra={"job_id": ended.id})
+            log.warning("a picture was not looked after: %s", error.detail, extra={"job_id": job.id})
         except Exception:
-            log.exception("the size of a picture was not noted", extra={"job_id": ended.id})
+            log.exception("a picture was not looked after", extra={"job_id": job.id})
 
 
 def _key(job: Job, index: int, made: str) -> str:
