@@ -41,6 +41,7 @@ check "ruff format" "$bin/ruff" format --check --quiet .
 check "mypy --strict" "$bin/mypy" --strict ./*/src
 check "import law" imports
 check "shellcheck" shell_scripts
+check "hadolint" "$bin/hadolint" ./*/Dockerfile dreambooth-api/base/Dockerfile
 
 if ((${#failed[@]})); then
   printf 'check.sh: failed: %s\n' "$(IFS=,; echo "${failed[*]}")" >&2

@@ -1,26 +1,17 @@
 #!/usr/bin/env bash
 # Starts one dreambooth-api per GPU (one on the CPU where there is none) and nginx in front of them; with MAIN_API_URL
-# also a worker beside each, which takes jobs from there.
+# also a worker beside each, which takes jobs from there. --all, with containers, also starts Redis, main-api, bgrem,
+# upsampler and realesrgan, and makes the keys.
 # What runs already is left alone, so that starting again is harmless and starts what is missing.
 # Ends when all are ready, or with an error, what this call started stopped again, when they are not in time.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=lib/settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/processes.sh
-source "$MANAGE_DIR/lib/processes.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/runtime.sh
+source "$MANAGE_DIR/lib/runtime.sh"
 # shellcheck source-path=SCRIPTDIR source=lib/starting.sh
 source "$MANAGE_DIR/lib/starting.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
-source "$MANAGE_DIR/lib/runtime_process.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/workers.sh
-source "$MANAGE_DIR/lib/workers.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/nginx_instances.sh
-source "$MANAGE_DIR/lib/nginx_instances.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/nginx.sh
-source "$MANAGE_DIR/lib/nginx.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/report.sh
-source "$MANAGE_DIR/lib/report.sh"
 
 STARTED=() # names, in the order of their start
 
@@ -29,46 +20,44 @@ main() {
     print_help
     exit 0
   fi
+  [[ ${1:-} =~ ^(--all)?$ ]] || fail "there is no option $1; see --help"
   check_settings
+  [[ -z ${1:-} || $ENLIGHT_RUNTIME == docker ]] \
+    || fail "--all starts containers (ENLIGHT_RUNTIME=docker); as processes, dev-scripts/start.sh starts everything"
   check_worker_settings
-  find_nginx
+  check_runtime
+  check_programs
+  if [[ -n ${1:-} ]]; then
+    check_services
+  fi
   prepare_data_dir
   take_lock
+  if [[ -n ${1:-} ]]; then
+    on_failure stop_what_was_started
+    prepare_runtime
+    start_services
+  fi
+  join_services
   plan_instances
   refuse_other_plan
   clear_remains
   check_ports
+  prepare_runtime
   configure_nginx
   on_failure stop_what_was_started
   start_missing
   await_ready ready_state "${WANTED[@]}"
   finished
   say ""
+  if [[ -n ${1:-} ]]; then
+    WANTED+=("${SERVICES[@]}")
+  fi
   print_table "${WANTED[@]}"
   say ""
   say "Listening on http://$(reachable "$LISTEN"):$PORT"
-}
-
-# Fills WANTED with the names of the plan, and refuses to mix it with services started for another.
-refuse_other_plan() {
-  local entry name port
-  local -A ports=([nginx]=$PORT)
-  WANTED=()
-  for entry in "${PLAN[@]}"; do
-    read -r name _ port _ <<<"$entry"
-    ports[$name]=$port
-    WANTED+=("$name")
-    if wants_workers; then
-      WANTED+=("$(worker_of "$name")")
-    fi
-  done
-  WANTED+=(nginx)
-  while read -r name; do
-    is_worker "$name" && continue # it is where its instance is
-    if is_running "$name" && [[ ${ports[$name]:-} != "$RECORD_PORT" ]]; then
-      fail "$name runs on port $RECORD_PORT, which is not what these settings (INSTANCES, BASE_PORT, PORT, DEVICE) ask for: run service_stop.sh first"
-    fi
-  done < <(recorded_names)
+  if [[ -n ${1:-} ]]; then
+    say "main-api is on http://$(reachable "$MAIN_API_HOST"):$MAIN_API_PORT; the administrator's key is in $DATA_DIR/secrets/admin.key"
+  fi
 }
 
 check_ports() {
@@ -81,10 +70,10 @@ check_ports() {
     fi
     is_running "$name" || wanted_ports+=("$port")
   done
-  if ((${#wanted_ports[@]})) && ! taken=$("$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$INSTANCES_HOST" "${wanted_ports[@]}"); then
+  if ((${#wanted_ports[@]})) && taken=$(taken_ports "$INSTANCES_HOST" "${wanted_ports[@]}"); then
     fail "taken by another program: port ${taken//$'\n'/, port }. Set BASE_PORT to the first of ${#PLAN[@]} free ports"
   fi
-  if ! is_running nginx && ! "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$LISTEN" "$PORT" >/dev/null; then
+  if ! is_running nginx && taken_ports "$LISTEN" "$PORT" >/dev/null; then
     fail "taken by another program: port $PORT. Set PORT to a free one"
   fi
 }
@@ -94,7 +83,7 @@ start_missing() {
   for entry in "${PLAN[@]}"; do
     read -r name host port device <<<"$entry"
     if is_running "$name"; then
-      say "$name is already running (pid $RECORD_PID)"
+      say "$name is already running ($RUNS_AS $RECORD_PID)"
       if [[ $RECORD_SETTINGS != "$(instance_settings)" ]]; then
         say "  it was started with other settings, and keeps them until service_stop.sh is run" >&2
       fi
@@ -108,7 +97,7 @@ start_missing() {
     fi
   done
   if is_running nginx; then
-    say "nginx is already running (pid $RECORD_PID)"
+    say "nginx is already running ($RUNS_AS $RECORD_PID)"
   else
     say "starting nginx on port $PORT"
     STARTED+=(nginx)
@@ -120,7 +109,7 @@ start_missing_worker() {
   local worker
   worker=$(worker_of "$1")
   if is_running "$worker"; then
-    say "$worker is already running (pid $RECORD_PID)"
+    say "$worker is already running ($RUNS_AS $RECORD_PID)"
     return
   fi
   say "starting $worker"
@@ -128,28 +117,11 @@ start_missing_worker() {
   start_worker "$@"
 }
 
-ready_state() {
-  state_of "$1" readyz
-}
-
 stop_what_was_started() {
-  local name
-  local -a workers=() instances=()
   ((${#STARTED[@]})) || return 0
   say "stopping what was started: ${STARTED[*]}" >&2
-  for name in "${STARTED[@]}"; do
-    if is_worker "$name"; then
-      workers+=("$name")
-    elif [[ $name != nginx ]]; then
-      instances+=("$name")
-    fi
-  done
-  if ((${#workers[@]})); then
-    stop_workers "${workers[@]}"
-  fi
-  if ((${#instances[@]})); then
-    stop_instances "${instances[@]}"
-  fi
+  stop_workers_then_instances "${STARTED[@]}"
+  stop_services "${STARTED[@]}"
   if [[ ${STARTED[-1]} == nginx ]]; then
     stop_nginx
   fi

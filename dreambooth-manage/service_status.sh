@@ -4,16 +4,8 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=lib/settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/settings.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/processes.sh
-source "$MANAGE_DIR/lib/processes.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/runtime_process.sh
-source "$MANAGE_DIR/lib/runtime_process.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/workers.sh
-source "$MANAGE_DIR/lib/workers.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/nginx.sh
-source "$MANAGE_DIR/lib/nginx.sh"
-# shellcheck source-path=SCRIPTDIR source=lib/report.sh
-source "$MANAGE_DIR/lib/report.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/runtime.sh
+source "$MANAGE_DIR/lib/runtime.sh"
 
 main() {
   local -a names
@@ -22,6 +14,7 @@ main() {
     exit 0
   fi
   check_settings
+  check_runtime
   if [[ ! -d $DATA_DIR/$RECORDS ]]; then
     say "nothing is running"
     exit 3

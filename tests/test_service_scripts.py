@@ -124,7 +124,7 @@ def test_a_pid_that_belongs_to_another_process_by_now_is_left_alone(one_instance
         ("INSTANCES", "12"),
         ("MAX_BODY_MB", "1; include /etc/passwd"),
         ("LISTEN", "127.0.0.1; }"),
-        ("ENLIGHT_RUNTIME", "docker"),
+        ("ENLIGHT_RUNTIME", "chroot"),
         ("NGINX", "/no/such/nginx"),
     ],
 )

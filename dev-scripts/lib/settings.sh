@@ -50,6 +50,8 @@ print_help() {
 check_all_settings() {
   local name
   check_settings
+  [[ $ENLIGHT_RUNTIME == process ]] \
+    || fail "ENLIGHT_RUNTIME must be process here; in containers everything is started by dreambooth-manage/service_start.sh --all"
   for name in MAIN_API_PORT MONGO_PORT REDIS_PORT BROKER_PORT BGREM_PORT UPSAMPLER_PORT REALESRGAN_PORT; do
     need_number "$name" 1 65535
   done

@@ -8,6 +8,7 @@
 # The start time (clock ticks since boot, /proc/<pid>/stat) tells our process from another that got its number later,
 # and the boot's id from one that has it since the machine was started again.
 
+RUNS_AS=pid
 BOOT=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null) || BOOT=-
 
 # Where a service's output goes.
@@ -150,11 +151,24 @@ kill_session() {
   fail "$name left processes that cannot be killed: ${pids[*]}"
 }
 
-# An address to reach what listens on the one given.
-reachable() {
-  case $1 in
-    0.0.0.0 | '*') printf 127.0.0.1 ;;
-    '[::]') printf '[::1]' ;;
-    *) printf '%s' "$1" ;;
-  esac
+# Of a service that died, workers may be left that still hold its port.
+clear_up() {
+  kill_session "$1"
+  rm -f "$(pid_file "$1")"
+}
+
+# show_log NAME LINES  where its output is, and the end of it
+show_log() {
+  printf 'The end of %s:\n' "$(log_of "$1")"
+  tail -n "$2" "$(log_of "$1")"
+}
+
+# Whether a GET of the address answers 2xx.
+answers() {
+  "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "$1"
+}
+
+# taken_ports HOST PORT…  prints those that cannot be listened on; the status says whether there are any
+taken_ports() {
+  ! "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" free "$@"
 }

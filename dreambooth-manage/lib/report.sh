@@ -1,5 +1,18 @@
 # shellcheck shell=bash
-# The table of what runs where. Sourced after runtime_process.sh, workers.sh and nginx.sh.
+# The table of what runs where. Sourced by runtime.sh, last.
+
+# up, starting or down; of every service with /readyz
+instance_state() {
+  if ! is_running "$1"; then
+    printf 'down'
+  elif [[ $RECORD_PORT == - ]]; then
+    printf 'up' # it takes its work from a queue and opens no port
+  elif answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/readyz"; then
+    printf 'up'
+  else
+    printf 'starting'
+  fi
+}
 
 # state_of NAME [nginx's health address]
 state_of() {
@@ -12,11 +25,20 @@ state_of() {
   fi
 }
 
+# A container that ends is started again by the engine, and again.
+ready_state() {
+  if [[ $ENLIGHT_RUNTIME == docker ]] && is_crashing "$1"; then
+    printf 'down'
+    return
+  fi
+  state_of "$1" readyz
+}
+
 # Prints a line for each name and sets ALL, UP and DOWN to how many there are and were found so.
 print_table() {
   local name state pid
   ALL=0 UP=0 DOWN=0
-  printf '%-12s %-6s %-8s %-8s %s\n' NAME PORT DEVICE PID STATE
+  printf '%-12s %-6s %-8s %-9s %s\n' NAME PORT DEVICE "${RUNS_AS^^}" STATE
   for name in "$@"; do
     state=$(state_of "$name")
     read_record "$name" || true
@@ -24,7 +46,7 @@ print_table() {
     if [[ $state == down ]]; then
       pid=-
     fi
-    printf '%-12s %-6s %-8s %-8s %s\n' "$name" "${RECORD_PORT:--}" "${RECORD_DEVICE:--}" "${pid:--}" "$state"
+    printf '%-12s %-6s %-8s %-9s %s\n' "$name" "${RECORD_PORT:--}" "${RECORD_DEVICE:--}" "${pid:--}" "$state"
     ALL=$((ALL + 1))
     case $state in
       up) UP=$((UP + 1)) ;;

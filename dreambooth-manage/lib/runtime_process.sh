@@ -1,36 +1,35 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2153  # DEVICE is a setting, device one instance's
-# Instances as processes of this machine. Sourced after processes.sh.
-# What the scripts ask of a runtime: plan_instances, start_instance, stop_instances, instance_state.
+# Instances and workers as processes of this machine. Sourced after processes.sh and workers.sh.
 
-# Fills PLAN with one "name host port device" for each instance that is wanted.
-plan_instances() {
-  local gpus count index kind=gpu device
-  PLAN=()
-  gpus=$(count_gpus)
-  ((gpus)) || kind=cpu
-  count=${INSTANCES:-$((gpus ? gpus : 1))}
-  ((count <= MOST_INSTANCES)) || fail "there are $count GPUs: set INSTANCES to $MOST_INSTANCES or fewer"
-  ((BASE_PORT + count <= 65536)) || fail "BASE_PORT leaves no room for $count ports"
-  for ((index = 0; index < count; index++)); do
-    device=cpu
-    if ((gpus)); then
-      device=cuda:$((index % gpus))
-    fi
-    PLAN+=("$kind$index $INSTANCES_HOST $((BASE_PORT + index)) $device")
-  done
+check_runtime() {
+  :
 }
 
-count_gpus() {
-  local -a found=()
-  if [[ $DEVICE != cpu ]] && command -v nvidia-smi >/dev/null; then
-    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-      IFS=, read -ra found <<<"$CUDA_VISIBLE_DEVICES" # what torch counts as cuda:0, cuda:1 …
-    else
-      mapfile -t found < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+$')
-    fi
-  fi
-  printf '%s' "${#found[@]}"
+# What a start needs.
+check_programs() {
+  find_nginx
+}
+
+prepare_runtime() {
+  :
+}
+
+# dev-scripts start and stop the others.
+join_services() {
+  :
+}
+
+stop_services() {
+  :
+}
+
+leave_runtime() {
+  :
+}
+
+# The address of the instance with that index.
+instance_place() {
+  printf '%s' "$INSTANCES_HOST"
 }
 
 # What an instance reads from the environment beside its place, which refuse_other_plan looks after.
@@ -62,14 +61,31 @@ stop_instances() {
   stop_gracefully 45 "$@"
 }
 
-# up, starting or down
-instance_state() {
-  local name=$1
-  if ! is_running "$name"; then
+# start_worker INSTANCE HOST PORT DEVICE  starts the worker of an instance
+start_worker() {
+  local instance=$1 host=$2 port=$3 device=$4
+  start_detached "$(worker_of "$instance")" - - "$device" - \
+    env MAIN_API_URL="$MAIN_API_URL" INSTANCE_URL="http://$(reachable "$host"):$port" WORKER_NAME="$(worker_name "$instance")" \
+    DATA_DIR="$DATA_DIR" GRACE_S="$GRACE_S" "$VENV_PYTHON" -m dreambooth_api.worker
+}
+
+# up, starting, stale or down
+worker_state() {
+  local file written
+  if ! is_running "$1"; then
     printf 'down'
-  elif "$VENV_PYTHON" -IS "$MANAGE_DIR/lib/probe.py" answers "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/readyz"; then
-    printf 'up'
-  else
-    printf 'starting'
+    return
   fi
+  for file in "$DATA_DIR"/workers/*-"${1#worker-}".json; do
+    # Another worker may have had the name before.
+    grep -qs "\"pid\": $RECORD_PID\b" "$file" || continue
+    written=$(stat -c %Y "$file" 2>/dev/null) || continue
+    if (($(date +%s) - written > STALE_AFTER_S)); then
+      printf 'stale'
+    else
+      printf 'up'
+    fi
+    return
+  done
+  printf 'starting'
 }

@@ -1,15 +1,13 @@
 # shellcheck shell=bash
 # What every start does, whatever it starts: clear up, wait, and undo itself when it fails. Sourced after settings.sh and
-# processes.sh.
+# what says how services run (runtime.sh, or processes.sh).
 
-# Of a service that died, workers may be left that still hold its port.
 clear_remains() {
   local name
   while read -r name; do
     if ! is_running "$name"; then
       say "$name is recorded but not running: clearing up after it"
-      kill_session "$name"
-      rm -f "$(pid_file "$name")"
+      clear_up "$name"
     fi
   done < <(recorded_names)
 }
@@ -37,10 +35,8 @@ await_ready() {
 }
 
 not_ready() {
-  local name=$1 log
-  log=$(log_of "$name")
-  printf '%s %s. The end of %s:\n' "$name" "$2" "$log" >&2
-  tail -n 30 "$log" | sed 's/^/    /' >&2
+  printf '%s %s. ' "$1" "$2" >&2
+  show_log "$1" 30 | sed '2,$s/^/    /' >&2
   exit 1
 }
 

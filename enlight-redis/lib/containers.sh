@@ -39,7 +39,7 @@ launch_container() {
     fail "the container $name belongs to $owner: set CONTAINER_PREFIX to another"
   elif "$DOCKER" container inspect "$name" >/dev/null 2>&1; then
     [[ -n $owner ]] || fail "there is a container $name that was not made here: set CONTAINER_PREFIX to another"
-    "$DOCKER" rm --force "$name" >/dev/null
+    "$DOCKER" rm --force --volumes "$name" >/dev/null
   fi
   printf 'docker %s %s\n' "$DOCKER" "$name" >"$folder/runtime"
   if [[ $(id -u) == 0 ]]; then

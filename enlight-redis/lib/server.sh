@@ -104,7 +104,7 @@ stop_server() {
   if [[ $RUNTIME == docker ]]; then
     "$ENGINE" stop --time "$STOP_TIMEOUT_S" "$CONTAINER" >/dev/null 2>&1 || true
     if "$ENGINE" container inspect "$CONTAINER" >/dev/null 2>&1; then
-      "$ENGINE" rm --force "$CONTAINER" >/dev/null || fail "the container $CONTAINER cannot be removed"
+      "$ENGINE" rm --force --volumes "$CONTAINER" >/dev/null || fail "the container $CONTAINER cannot be removed"
     fi
     return
   fi
