@@ -92,7 +92,8 @@ build() {
   done
   printf '== %s\n' "$(image_of "$name")"
   # podman's own format has no health checks.
-  BUILDAH_FORMAT=docker "$DOCKER" build --file "$dockerfile" --tag "$(image_of "$name")" \
+  # Older engines have a builder without `RUN --mount` beside BuildKit.
+  BUILDAH_FORMAT=docker DOCKER_BUILDKIT=1 "$DOCKER" build --file "$dockerfile" --tag "$(image_of "$name")" \
     --label "org.opencontainers.image.title=$name" --label "org.opencontainers.image.version=$IMAGE_TAG" \
     --label "org.opencontainers.image.revision=$REVISION" --label "org.opencontainers.image.licenses=Apache-2.0" \
     "${passed[@]}" "$@" "$ROOT" || fail "$(image_of "$name") cannot be built"

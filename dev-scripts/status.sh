@@ -47,7 +47,7 @@ services_status() {
 instances_status() {
   [[ -n $(RECORDS=pids recorded_names) ]] || return 0
   instances=0
-  "$MANAGE_DIR/service_status.sh" || instances=$?
+  ENLIGHT_RUNTIME=process "$MANAGE_DIR/service_status.sh" || instances=$?
 }
 
 main "$@"

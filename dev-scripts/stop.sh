@@ -19,7 +19,9 @@ main() {
   check_settings
   prepare_data_dir
   take_lock
-  DATA_DIR="$DATA_DIR" "$MANAGE_DIR/service_stop.sh" 9>&-
+  if [[ $(RECORDS=pids runtime_in_use) != docker ]]; then # containers are not what start.sh started
+    ENLIGHT_RUNTIME=process DATA_DIR="$DATA_DIR" "$MANAGE_DIR/service_stop.sh" 9>&-
+  fi
   mapfile -t names < <(recorded_names)
   if ((${#names[@]})); then
     stop_services "${names[@]}"

@@ -37,7 +37,7 @@ command -v python3 >/dev/null || fail "python3 is missing: it is the client"
 command -v "$DOCKER" >/dev/null || fail "$DOCKER is missing: install docker or podman, or set DOCKER"
 
 # Whatever the caller has set for services of their own must not reach these.
-unset INSTANCES_PER_GPU MAIN_API_URL ENLIGHT_NODE_KEY BASE_MODEL MODEL_STORE_URL INSTANCES_HOST LISTEN
+unset TRUST_TENANT_HEADER BASE_MODELS_DIR DRAW_TIMEOUT_S CHECKPOINT_STORE INSTANCES_PER_GPU MAIN_API_URL ENLIGHT_NODE_KEY BASE_MODEL MODEL_STORE_URL INSTANCES_HOST LISTEN
 folder=$(mktemp -d)
 mkdir "$folder/data folder"
 export DOCKER PORT ENLIGHT_RUNTIME=docker DEVICE=cpu INSTANCES=2 BASE_PORT=$((PORT + 1)) DATA_DIR="$folder/data folder"

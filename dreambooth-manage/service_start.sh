@@ -32,9 +32,11 @@ main() {
   fi
   prepare_data_dir
   take_lock
+  refuse_other_runtime
   if [[ -n ${1:-} ]]; then
     on_failure stop_what_was_started
     prepare_runtime
+    note_runtime
     start_services
   fi
   join_services
@@ -43,10 +45,15 @@ main() {
   clear_remains
   check_ports
   prepare_runtime
+  note_runtime
+  leave_out_missing
   configure_nginx
   on_failure stop_what_was_started
   start_missing
   await_ready ready_state "${WANTED[@]}"
+  if [[ -n $LEFT_OUT ]]; then
+    leave_out
+  fi
   finished
   say ""
   if [[ -n ${1:-} ]]; then
@@ -57,6 +64,20 @@ main() {
   say "Listening on http://$(reachable "$LISTEN"):$PORT"
   if [[ -n ${1:-} ]]; then
     say "main-api is on http://$(reachable "$MAIN_API_HOST"):$MAIN_API_PORT; the administrator's key is in $DATA_DIR/secrets/admin.key"
+  fi
+}
+
+# An nginx that runs sends nothing to instances that are being started beside others: while they load they answer 503.
+leave_out_missing() {
+  local entry
+  local -a missing=()
+  is_running nginx || return 0
+  for entry in "${PLAN[@]}"; do
+    is_running "${entry%% *}" || missing+=("${entry%% *}")
+  done
+  if ((${#missing[@]} < ${#PLAN[@]})); then
+    # shellcheck disable=SC2034  # read by write_nginx_conf
+    LEFT_OUT=${missing[*]}
   fi
 }
 
@@ -83,7 +104,7 @@ start_missing() {
   for entry in "${PLAN[@]}"; do
     read -r name host port device <<<"$entry"
     if is_running "$name"; then
-      say "$name is already running ($RUNS_AS $RECORD_PID)"
+      note_running "$name"
       if [[ $RECORD_SETTINGS != "$(instance_settings)" ]]; then
         say "  it was started with other settings, and keeps them until service_stop.sh is run" >&2
       fi
@@ -97,7 +118,7 @@ start_missing() {
     fi
   done
   if is_running nginx; then
-    say "nginx is already running ($RUNS_AS $RECORD_PID)"
+    note_running nginx
   else
     say "starting nginx on port $PORT"
     STARTED+=(nginx)
@@ -109,7 +130,7 @@ start_missing_worker() {
   local worker
   worker=$(worker_of "$1")
   if is_running "$worker"; then
-    say "$worker is already running ($RUNS_AS $RECORD_PID)"
+    note_running "$worker"
     return
   fi
   say "starting $worker"
@@ -125,6 +146,7 @@ stop_what_was_started() {
   if [[ ${STARTED[-1]} == nginx ]]; then
     stop_nginx
   fi
+  [[ -n $(recorded_names) ]] || forget_runtime
 }
 
 main "$@"

@@ -15,6 +15,7 @@ main() {
   fi
   check_settings
   check_runtime
+  refuse_other_runtime
   if [[ ! -d $DATA_DIR/$RECORDS ]]; then
     say "nothing is running"
     exit 3

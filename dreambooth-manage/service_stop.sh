@@ -23,9 +23,11 @@ main() {
   check_runtime
   prepare_data_dir
   take_lock
+  refuse_other_runtime
   mapfile -t names < <(recorded_names)
   if ((${#names[@]} == 0)); then
     leave_runtime "$@"
+    forget_runtime
     say "nothing is running"
     exit 0
   fi
@@ -36,6 +38,7 @@ main() {
   stop_nginx
   stop_services "${names[@]}"
   leave_runtime "$@"
+  forget_runtime
   say "stopped"
 }
 

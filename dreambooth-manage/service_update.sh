@@ -29,9 +29,11 @@ main() {
   check_programs
   prepare_data_dir
   take_lock
+  refuse_other_runtime
   join_services
   plan_instances
   refuse_other_plan
+  refuse_lost_workers
   is_running nginx || fail "nginx is not running: there is nothing to update; run service_start.sh"
   refuse_gaps
   on_failure give_up
@@ -42,6 +44,17 @@ main() {
   finished
   say ""
   print_table "${WANTED[@]}"
+}
+
+# They would be stopped and not be started again, and the instances be told nothing of main-api any more.
+refuse_lost_workers() {
+  local name
+  wants_workers && return
+  while read -r name; do
+    if is_worker "$name" && is_running "$name"; then
+      fail "$name runs: set MAIN_API_URL, ENLIGHT_NODE_KEY and what else the instances were started with. What dev-scripts/start.sh started is replaced by dev-scripts/stop.sh and start.sh"
+    fi
+  done < <(recorded_names)
 }
 
 # While one is being replaced, the others are all there is.
@@ -74,20 +87,12 @@ replace() {
   stop_instances "$name"
   start_instance "${place[@]}"
   await_ready ready_state "$name"
-  leave_out ''
+  leave_out
+  REPLACING=''
   if wants_workers; then
     start_worker "${place[@]}"
     await_ready ready_state "$worker"
   fi
-  REPLACING=''
-}
-
-# leave_out NAME  has nginx send nothing to the instance of that name; to all when there is none
-leave_out() {
-  # shellcheck disable=SC2034  # read by write_nginx_conf
-  LEFT_OUT=$1
-  configure_nginx
-  start_nginx
 }
 
 # Until the instance has nothing to answer any more. What is in flight may take as long as nginx lets a drawing take, but
@@ -122,18 +127,24 @@ metric() {
   local text value
   text=$(http_get "http://$(reachable "$RECORD_HOST"):$RECORD_PORT/metrics")
   if [[ -z $text ]]; then
-    printf 0 # it has ended
+    if is_running "$REPLACING"; then
+      printf 99 # it is too busy to answer
+    else
+      printf 0
+    fi
     return
   fi
   value=$(sed -n "s/^$1 \([0-9]*\).*/\1/p" <<<"$text")
   printf '%s' "${value:-0}"
 }
 
-# The others serve; the one that was being replaced may be half started.
+# The one that was being replaced may be half started, and nginx sends it nothing; the others serve.
 give_up() {
   if [[ -n $REPLACING ]]; then
-    say "the update ended at $REPLACING, which is stopped; the others serve. service_start.sh starts it again" >&2
+    say "the update ended at $REPLACING, which is stopped. service_start.sh starts it again" >&2
     stop_workers_then_instances "$(worker_of "$REPLACING")" "$REPLACING"
+  else
+    say "the update ended. All instances serve; service_start.sh starts what is missing beside them" >&2
   fi
 }
 

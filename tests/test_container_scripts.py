@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from services import SCRIPTS, free_ports
 
-# Knows every image, has no container, and writes down what it is asked to run.
+# Knows every image, unless NO_IMAGES is set, and no container but THERE; writes down what it is to run or fetch.
 ENGINE = """#!/bin/bash
 case "$1 ${2-}" in
   --version*) echo "$ENGINE_IS version 1" ;;
-  "image inspect") echo sha256:1 ;;
+  ps*) [[ -z ${THERE-} ]] || echo "$THERE" ;;
+  pull*) printf '%s\\n' "$*" >>"$CALLS" ;;
+  "image inspect") [[ -z ${NO_IMAGES-} ]] || exit 1; echo sha256:1 ;;
   "container inspect") exit 1 ;;
   "network inspect" | "volume inspect") exit 1 ;;
   run*) printf '%s\\n' "$*" >>"$CALLS" ;;
@@ -128,6 +130,44 @@ def test_a_setting_of_containers_that_makes_no_sense_is_named_before_anything_is
     assert done.returncode == 1
     assert word in done.stderr
     assert machine.started() == {}
+
+
+@pytest.mark.parametrize("name", ["LISTEN", "INSTANCES_HOST"])
+def test_instances_that_believe_main_api_are_not_opened_to_the_network(tmp_path: Path, name: str) -> None:
+    machine = Machine(tmp_path, "Docker")
+    done = machine.run("start", "--all", MONGO_URL="mongodb://host:27117", **{name: "0.0.0.0"})
+    assert done.returncode == 1
+    assert f"{name} must be loopback" in done.stderr
+    assert machine.started() == {}
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "update", "status"])
+def test_what_processes_are_running_for_is_left_alone(tmp_path: Path, action: str) -> None:
+    machine = Machine(tmp_path, "Docker")
+    (machine.data_dir / "pids").mkdir(parents=True)
+    (machine.data_dir / "pids" / "runtime").write_text("process\n")
+    done = machine.run(action)
+    assert done.returncode == 1
+    assert "ENLIGHT_RUNTIME=process" in done.stderr
+    assert machine.started() == {}
+
+
+def test_a_stop_with_another_prefix_than_the_start_s_says_so(tmp_path: Path) -> None:
+    done = Machine(tmp_path, "Docker").run("stop", THERE="other-gpu0")
+    assert done.returncode == 1
+    assert "other-gpu0" in done.stderr
+    assert "CONTAINER_PREFIX" in done.stderr
+
+
+@pytest.mark.parametrize(("prefix", "fetched"), [("enlight", False), ("registry.example.com/enlight", True)])
+def test_our_own_images_are_fetched_from_no_registry_that_was_not_named(
+    tmp_path: Path, prefix: str, fetched: bool
+) -> None:
+    machine = Machine(tmp_path, "Docker")
+    done = machine.run("start", NO_IMAGES="1", IMAGE_PREFIX=prefix)
+    asked = (tmp_path / "calls").read_text()
+    assert (f"{prefix}/dreambooth-api" in asked) is fetched
+    assert ("build-images.sh makes it" in done.stderr) is not fetched
 
 
 def test_everything_is_not_started_without_a_database(tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def drawn_meanwhile(services: Services, told: list[str]) -> Iterator[None]:
             told.append(load.communicate(timeout=120)[0])
 
 
+def test_an_update_that_would_lose_the_workers_changes_nothing(two_instances: Services) -> None:
+    pids = two_instances.data_dir / "pids"
+    pids.mkdir(parents=True)
+    started = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]
+    (pids / "worker-cpu0.pid").write_text(f"{os.getpid()} {started} - - cpu 5 -\n")
+    done = two_instances.run("update")
+    assert done.returncode == 1
+    assert "MAIN_API_URL" in done.stderr
+    (pids / "worker-cpu0.pid").unlink()  # else the test itself would be stopped
+
+
 @pytest.mark.slow
 def test_an_update_replaces_every_instance_and_no_request_fails(two_instances: Services) -> None:
     two_instances.start()

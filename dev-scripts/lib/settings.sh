@@ -66,10 +66,6 @@ check_all_settings() {
   fi
 }
 
-is_loopback() {
-  [[ $1 =~ ^(127\.[0-9.]+|localhost|\[?::1\]?)$ ]]
-}
-
 # Fills WANTED from ONLY and WITHOUT, and leaves out what has an address elsewhere.
 choose_services() {
   local name

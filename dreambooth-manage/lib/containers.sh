@@ -30,16 +30,39 @@ check_runtime() {
   [[ $DATA_DIR != *[:,]* ]] || fail "DATA_DIR must hold no colon and no comma, with containers"
   [[ -z $INSTANCE_MEMORY_MB ]] || need_number INSTANCE_MEMORY_MB 512 4194304
   check_engine
+  check_prefix
+}
+
+# With another prefix a stop would find nothing of what runs.
+check_prefix() {
+  local container
+  while read -r container; do
+    [[ $container == "$CONTAINER_PREFIX"-* ]] \
+      || fail "there is a container $container of this DATA_DIR: set CONTAINER_PREFIX as it was when that was started"
+  done < <("$DOCKER" ps --all --filter "label=enlight.folder=$DATA_DIR" --format '{{.Names}}')
 }
 
 is_podman() {
   [[ $("$DOCKER" --version) == podman* ]]
 }
 
-# need_image IMAGE [HINT]  it is here, or can be had
+# need_image IMAGE  it is here, or can be had
 need_image() {
   "$DOCKER" image inspect "$1" >/dev/null 2>&1 || "$DOCKER" pull --quiet "$1" >/dev/null 2>&1 \
-    || fail "the image $1 is not here and cannot be had from a registry${2:+: $2}"
+    || fail "the image $1 is not here and cannot be had from a registry"
+}
+
+# need_own_image NAME  from a registry only where IMAGE_PREFIX names one: else it would be Docker Hub's, where others may
+# have that name, and it would be told our secrets.
+need_own_image() {
+  local image
+  image=$(image_of "$1")
+  if "$DOCKER" image inspect "$image" >/dev/null 2>&1; then
+    return
+  fi
+  [[ ${IMAGE_PREFIX%%/*} == *[.:]* || ${IMAGE_PREFIX%%/*} == localhost ]] \
+    || fail "the image $image is not here: dev-scripts/build-images.sh makes it"
+  need_image "$image"
 }
 
 container_of() {
@@ -67,13 +90,22 @@ is_running() {
   read_record "$1" && [[ $RECORD_STATE == running || $RECORD_STATE == restarting ]]
 }
 
-# Whether it ends as soon as it has been started, again and again.
+# Whether it ends as soon as it has been started, again and again; what it did before this call of the script
+# (RESTARTS_BEFORE) says nothing.
 is_crashing() {
-  read_record "$1" && ((RECORD_RESTARTS > 1))
+  read_record "$1" && ((RECORD_RESTARTS > 1 + ${RESTARTS_BEFORE[$1]:-0}))
 }
 
 ensure_network() {
-  "$DOCKER" network inspect "$NETWORK" >/dev/null 2>&1 && return
+  local template='{{range .IPAM.Config}}{{.Subnet}}{{end}}' subnet
+  if is_podman; then
+    template='{{range .Subnets}}{{.Subnet}}{{end}}'
+  fi
+  if subnet=$("$DOCKER" network inspect --format "$template" "$NETWORK" 2>/dev/null); then
+    [[ $subnet == "$SUBNET" ]] \
+      || fail "there is a network $NETWORK of $subnet: set SUBNET to that where it has 256 addresses, or NETWORK to another name"
+    return
+  fi
   # The upper half is for who has no fixed address.
   "$DOCKER" network create --label "$NETWORK_LABEL" --subnet "$SUBNET" --ip-range "${SUBNET%0/24}128/25" "$NETWORK" >/dev/null \
     || fail "the network $NETWORK cannot be made: set SUBNET to addresses that are free"
@@ -87,8 +119,13 @@ leave_network() {
 }
 
 ensure_volume() {
-  "$DOCKER" volume inspect "$CONTAINER_PREFIX-$1" >/dev/null 2>&1 \
-    || "$DOCKER" volume create --label "enlight.folder=$DATA_DIR" "$CONTAINER_PREFIX-$1" >/dev/null \
+  local folder
+  if folder=$("$DOCKER" volume inspect --format '{{index .Labels "enlight.folder"}}' "$CONTAINER_PREFIX-$1" 2>/dev/null); then
+    [[ $folder == "$DATA_DIR" ]] \
+      || fail "there is a volume $CONTAINER_PREFIX-$1 that was not made for this DATA_DIR: set CONTAINER_PREFIX"
+    return
+  fi
+  "$DOCKER" volume create --label "enlight.folder=$DATA_DIR" "$CONTAINER_PREFIX-$1" >/dev/null \
     || fail "the volume $CONTAINER_PREFIX-$1 cannot be made"
 }
 
@@ -115,7 +152,7 @@ launch() {
     --label "enlight.folder=$DATA_DIR" --label "enlight.host=$host" --label "enlight.port=$port" \
     --label "enlight.device=$device" --label "enlight.grace=$GRACE_S" --label "enlight.settings=$settings" \
     --restart unless-stopped --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 4096 \
-    --log-opt max-size=10m --log-opt max-file=3 "$@" 9>&- 2>&1) || fail "the container $container does not start: $said"
+    --log-driver json-file --log-opt max-size=10m --log-opt max-file=3 "$@" 9>&- 2>&1) || fail "the container $container does not start: $said"
 }
 
 # stop_containers SECONDS NAME…  asks them to end, side by side, waits so long, kills what is left, and removes them

@@ -3,7 +3,7 @@
 # which say where it listens and how it is checked.
 
 NGINX_CONF=nginx.conf
-LEFT_OUT='' # the name of an instance that nginx is to send nothing
+LEFT_OUT='' # names of instances that nginx is to send nothing
 
 # fill_template FILE NAME…  prints the file with ${NAME} replaced for the names given, and for no other.
 fill_template() {
@@ -20,7 +20,7 @@ write_nginx_conf() {
   local folder=$1 entry
   local -a served=()
   for entry in "${PLAN[@]}"; do
-    [[ ${entry%% *} == "$LEFT_OUT" ]] || served+=("${entry% *}")
+    [[ " $LEFT_OUT " == *" ${entry%% *} "* ]] || served+=("${entry% *}")
   done
   mkdir -p "$folder" "$DATA_DIR/nginx/tmp"
   cp "$MANAGE_DIR"/templates/{proxy,problem_pages}.conf "$folder"
@@ -60,6 +60,13 @@ start_nginx() {
   elif [[ -n $NGINX_CHANGED ]]; then
     reload_nginx
   fi
+}
+
+# leave_out NAME…  has the running nginx send nothing to these instances; to all when there are none
+leave_out() {
+  LEFT_OUT=$*
+  configure_nginx
+  start_nginx
 }
 
 # up, starting or down; with readyz, up only once nginx finds an instance that is ready

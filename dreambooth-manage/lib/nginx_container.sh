@@ -49,8 +49,10 @@ launch_nginx() {
     "${NGINX_OPTIONS[@]}" "$NGINX_IMAGE" -p /nginx/ -c "/nginx/conf/$NGINX_CONF" -e stderr -g 'daemon off;'
 }
 
+# Not by `docker kill`: the engine takes a container that was sent any signal for one that was stopped by hand, and would
+# not start it again after a crash.
 reload_nginx() {
-  "$DOCKER" kill --signal HUP "$(container_of nginx)" >/dev/null
+  "$DOCKER" exec "$(container_of nginx)" nginx -p /nginx/ -c "/nginx/conf/$NGINX_CONF" -e stderr -s reload >/dev/null 9>&-
 }
 
 # No new connections; those in flight are finished while the instances finish theirs. In the background, because the

@@ -27,11 +27,12 @@ state_of() {
 
 # A container that ends is started again by the engine, and again.
 ready_state() {
-  if [[ $ENLIGHT_RUNTIME == docker ]] && is_crashing "$1"; then
-    printf 'down'
-    return
+  local state
+  state=$(state_of "$1" readyz)
+  if [[ $state != up && $ENLIGHT_RUNTIME == docker ]] && is_crashing "$1"; then
+    state=down
   fi
-  state_of "$1" readyz
+  printf '%s' "$state"
 }
 
 # Prints a line for each name and sets ALL, UP and DOWN to how many there are and were found so.

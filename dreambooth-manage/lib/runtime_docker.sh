@@ -9,7 +9,7 @@ readonly FIRST_INSTANCE_ADDRESS=10
 # What a start needs.
 check_programs() {
   need_image "$NGINX_IMAGE"
-  need_image "$(image_of dreambooth-api)" "dev-scripts/build-images.sh makes it"
+  need_own_image dreambooth-api
 }
 
 prepare_runtime() {

@@ -23,7 +23,9 @@ readonly SERVICES=(main-api background bgrem upsampler realesrgan)
 readonly SERVICE_STOP_S=15 # beside the grace: until gunicorn has ended
 readonly MAIN_API_SETTINGS=(MONGO_URL MONGO_DATABASE REDIS_URL BROKER_URL SIGNING_SECRET PUBLIC_URL INTERNAL_URL IMAGE_STORE_URL
   MODEL_STORE_URL DREAMBOOTH_URL BGREM_URL UPSAMPLER_URL REALESRGAN_URL BASE_MODEL BASE_MODELS LEGACY_TENANT LOG_LEVEL
-  AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL_S3 WEBHOOK_ALLOW_PRIVATE WEBHOOK_PORTS)
+  AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL_S3
+  WEBHOOK_ALLOW_PRIVATE WEBHOOK_PORTS THREADS BACKGROUND_THREADS LEASE_S URL_EXPIRES_S MAX_PROCESSING MAX_QUEUED
+  REQUESTS_A_MINUTE http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
 check_services() {
   local name
@@ -31,10 +33,20 @@ check_services() {
     need_number "$name" 1 65535
   done
   [[ $MAIN_API_HOST =~ ^[A-Za-z0-9.:_-]+$ ]] || fail "MAIN_API_HOST must be an address"
+  check_published
   [[ $MONGO_URL =~ ^mongodb(\+srv)?://[^[:space:]]+$ ]] \
     || fail "MONGO_URL is needed with --all, as mongodb://host:27117, seen from a container: mongodb-server/start.sh makes a cluster"
   for name in main-api bgrem upsampler realesrgan; do
-    need_image "$(image_of "$name")" "dev-scripts/build-images.sh makes it"
+    need_own_image "$name"
+  done
+}
+
+# main-api tells the instances by a header whose a request is, and they believe it.
+check_published() {
+  local name
+  for name in LISTEN INSTANCES_HOST; do
+    is_loopback "${!name}" \
+      || fail "$name must be loopback with main-api, which is what clients are to talk to: set MAIN_API_HOST instead"
   done
 }
 
@@ -45,7 +57,7 @@ start_services() {
   run_redis start queue
   for name in "${SERVICES[@]}"; do
     if is_running "$name"; then
-      say "$name is already running ($RUNS_AS $RECORD_PID)"
+      note_running "$name"
       continue
     fi
     port=$(port_of "$name")
@@ -139,6 +151,8 @@ main_api_here() {
 # With a main-api beside them the instances work for it, whoever starts or replaces them.
 join_services() {
   is_running main-api || return 0
+  check_published
+  [[ -s $DATA_DIR/secrets/node.key ]] || fail "there is no key for this machine yet: run service_start.sh --all"
   export MAIN_API_URL ENLIGHT_NODE_KEY TRUST_TENANT_HEADER=true MODEL_STORE_URL
   MAIN_API_URL=$(main_api_here)
   ENLIGHT_NODE_KEY=$(<"$DATA_DIR/secrets/node.key")
@@ -159,7 +173,7 @@ stop_services() {
 stop_redis() {
   local name
   for name in cache queue; do
-    if [[ -d $DATA_DIR/redis/$name ]]; then
+    if grep -qs '^docker ' "$DATA_DIR/redis/$name/runtime"; then # not the process of dev-scripts
       run_redis stop "$name" "$@"
     fi
   done

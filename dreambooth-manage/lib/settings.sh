@@ -115,6 +115,10 @@ check_settings() {
   done
 }
 
+is_loopback() {
+  [[ $1 =~ ^(127\.[0-9.]+|localhost|\[?::1\]?)$ ]]
+}
+
 # An address to reach what listens on the one given.
 reachable() {
   case $1 in
@@ -137,6 +141,26 @@ http_get() {
 prepare_data_dir() {
   mkdir -p "$DATA_DIR"/{"$RECORDS",logs,nginx} || fail "DATA_DIR cannot be written"
   DATA_DIR=$(cd "$DATA_DIR" && pwd)
+}
+
+# How what runs for DATA_DIR was started: neither form sees what the other has started.
+note_runtime() {
+  printf '%s\n' "$ENLIGHT_RUNTIME" >"$DATA_DIR/$RECORDS/runtime"
+}
+
+forget_runtime() {
+  rm -f "$DATA_DIR/$RECORDS/runtime"
+}
+
+runtime_in_use() {
+  cat "$DATA_DIR/$RECORDS/runtime" 2>/dev/null || true
+}
+
+refuse_other_runtime() {
+  local other
+  other=$(runtime_in_use)
+  [[ -z $other || $other == "$ENLIGHT_RUNTIME" ]] \
+    || fail "what runs for this DATA_DIR was started with ENLIGHT_RUNTIME=$other: set that, or stop it first"
 }
 
 # One start, stop or update at a time for a data folder. Whatever is started must not keep descriptor 9: it is the lock.

@@ -2,6 +2,17 @@
 # What every start does, whatever it starts: clear up, wait, and undo itself when it fails. Sourced after settings.sh and
 # what says how services run (runtime.sh, or processes.sh).
 
+# What the engine had started again before, by name: see is_crashing.
+# shellcheck disable=SC2034  # read by containers.sh
+declare -A RESTARTS_BEFORE=()
+
+# note_running NAME  to be called when its record was just read
+note_running() {
+  say "$1 is already running ($RUNS_AS $RECORD_PID)"
+  # shellcheck disable=SC2034
+  RESTARTS_BEFORE[$1]=${RECORD_RESTARTS:-0}
+}
+
 clear_remains() {
   local name
   while read -r name; do
