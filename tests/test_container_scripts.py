@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from services import SCRIPTS, free_ports
 
-# Knows every image, unless NO_IMAGES is set, and no container but THERE; writes down what it is to run or fetch.
+# Knows every image, unless NO_IMAGES is set, and no container but THERE. Notes what it is to run or to fetch.
 ENGINE = """#!/bin/bash
 case "$1 ${2-}" in
   --version*) echo "$ENGINE_IS version 1" ;;
