@@ -52,7 +52,9 @@ launch_nginx() {
 # Not by `docker kill`: the engine takes a container that was sent any signal for one that was stopped by hand, and would
 # not start it again after a crash.
 reload_nginx() {
-  "$DOCKER" exec "$(container_of nginx)" nginx -p /nginx/ -c "/nginx/conf/$NGINX_CONF" -e stderr -s reload >/dev/null 9>&-
+  local said
+  said=$("$DOCKER" exec "$(container_of nginx)" nginx -p /nginx/ -c "/nginx/conf/$NGINX_CONF" -e stderr -s reload 2>&1 9>&-) \
+    || fail "nginx does not read its new configuration: $said"
 }
 
 # No new connections; those in flight are finished while the instances finish theirs. In the background, because the
