@@ -171,14 +171,9 @@ stop_containers() {
 
 # stop_gracefully SECONDS NAME…  the longest grace that any was started with, and so many seconds more
 stop_gracefully() {
-  local more=$1 name grace=$GRACE_S
+  local more=$1
   shift
-  for name in "$@"; do
-    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
-      grace=$RECORD_GRACE
-    fi
-  done
-  stop_containers $((grace + more)) "$@"
+  stop_containers $(($(longest_grace "$@") + more)) "$@"
 }
 
 clear_up() {

@@ -128,14 +128,9 @@ stop_recorded() {
 
 # stop_gracefully SECONDS NAME…  TERM, and the longest grace that any was started with, and so many seconds more
 stop_gracefully() {
-  local more=$1 name grace=$GRACE_S
+  local more=$1
   shift
-  for name in "$@"; do
-    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
-      grace=$RECORD_GRACE
-    fi
-  done
-  stop_recorded TERM $((grace + more)) "$@"
+  stop_recorded TERM $(($(longest_grace "$@") + more)) "$@"
 }
 
 # Ends what is left of a session: a leader past its time, or workers and children of one that died.

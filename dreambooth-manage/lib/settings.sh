@@ -115,6 +115,18 @@ check_settings() {
   done
 }
 
+# longest_grace NAME…  prints the longest that any was started with, or GRACE_S where that is longer. Of either form's
+# records.
+longest_grace() {
+  local name grace=$GRACE_S
+  for name in "$@"; do
+    if read_record "$name" && [[ $RECORD_GRACE =~ ^[0-9]{1,4}$ ]] && ((RECORD_GRACE > grace)); then
+      grace=$RECORD_GRACE
+    fi
+  done
+  printf '%s' "$grace"
+}
+
 is_loopback() {
   [[ $1 =~ ^(127\.[0-9.]+|localhost|\[?::1\]?)$ ]]
 }

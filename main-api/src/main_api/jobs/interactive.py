@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _MAX_SOURCE_BYTES = 20_000_000
 _DEFAULT_FORMAT = "png"
 
-
 _NotDrawn = Stopped | NothingDone | Refused | Broken
 
 
@@ -89,7 +88,7 @@ class Interactive:
         self._objects = objects
         self._removal = removal
         self._worker = f"main-api:{os.getpid()}"
-        self._places = threading.Semaphore(places)
+        self._places = places
         self._running: Counter[str] = Counter()
         self._draining = False
         self._lock = threading.Lock()
@@ -132,7 +131,7 @@ class Interactive:
 
     def _enter(self, tenant: str, most: int) -> bool:
         with self._lock:
-            if self._running[tenant] >= most or not self._places.acquire(blocking=False):
+            if self._running[tenant] >= most or self._running.total() >= self._places:
                 return False
             self._running[tenant] += 1
             return True
@@ -142,7 +141,6 @@ class Interactive:
             self._running[tenant] -= 1
             if not self._running[tenant]:
                 del self._running[tenant]  # else there is one for every tenant that ever drew
-        self._places.release()
 
     def drain(self, seconds: float) -> None:
         """Begin nothing more, and give what is being drawn `seconds`."""
