@@ -15,6 +15,7 @@ from enlight_common.web import (
     gunicorn_settings,
     last_event_id,
     parse_body,
+    slow_readers,
     sse,
 )
 from flask import Response
@@ -32,6 +33,9 @@ globals().update(
         stall_s=5,  # shorter than in service, like the body's time: the tests of slow clients end sooner
     )
 )
+
+# So that what is more than the buffers take is not allowed minutes.
+slow_readers.PATIENCE_S, slow_readers.SLOWEST_BYTES_PER_S = 2.0, 5_000_000
 
 app = create_app(__name__, max_body_bytes=MAX_BODY_BYTES, ready=lambda: True, body_seconds=10.0)
 slots = LongLived(THREADS // 2, retry_after=7)
@@ -70,6 +74,18 @@ def hold():
 def large():
     """More than the buffers of a connection take in."""
     return Response(b"a" * 50_000_000)
+
+
+@app.get("/large-events")
+def large_events():
+    """Events that are more than the buffers of a connection take in."""
+
+    def say() -> Iterator[Event | None]:
+        for _ in range(10):
+            yield Event("a" * 5_000)
+            yield Event("a" * 10_000_000)
+
+    return sse(say(), slot=slots.take("event stream"))
 
 
 @app.get("/events")

@@ -126,6 +126,24 @@ def test_an_event_stream_goes_on_after_the_last_event_the_client_saw(server: Ser
     assert first == "id: 3"
 
 
+def test_a_client_that_takes_its_events_a_few_bytes_at_a_time_is_cut_off(server: Server):
+    with server.connect() as client:
+        client.sendall(b"GET /large-events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wait_until(lambda: seen(server)["taken"] == 1)
+
+        def cut_off() -> bool:
+            client.recv(2000)
+            return seen(server)["taken"] == 0
+
+        # It takes something all the time: the socket's own timeout, of 5 s here, never passes.
+        assert wait_until(cut_off)
+
+
+def test_a_client_that_takes_much_at_a_good_pace_gets_all_of_it(server: Server):
+    with httpx.stream("GET", f"{server.url}/large-events", timeout=30) as response:
+        assert sum(len(part) for part in response.iter_bytes()) > 100_000_000
+
+
 def test_an_event_stream_ends_when_its_client_goes_away(server: Server):
     before = seen(server)["streams"]
     with server.connect() as client:

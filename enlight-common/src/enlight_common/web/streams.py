@@ -16,6 +16,7 @@ from typing import Any
 from flask import Response, request
 
 from enlight_common.errors import InvalidRequest, Overloaded
+from enlight_common.web.slow_readers import Reader
 
 _MAX_WAIT_SECONDS = 3600.0
 
@@ -146,9 +147,10 @@ def sse(events: Iterator[Event | None], keep_alive_s: float = 15.0, *, slot: Slo
 
     `events` yields None at least every second or so while it has nothing to say; then the client is looked
     at, and a comment is sent when nothing was for `keep_alive_s`. At the end `slot` is released and `events`
-    closed.
+    closed. A client that keeps the stream waiting too long is cut off (`slow_readers`).
     """
     gone = watch_client()
+    reader = Reader(request.environ.get("gunicorn.socket"))
 
     def write() -> Iterator[str]:
         spoke_at = time.monotonic()
@@ -156,7 +158,9 @@ def sse(events: Iterator[Event | None], keep_alive_s: float = 15.0, *, slot: Slo
             yield ": open\n\n"
             for event in events:
                 if event is not None:
-                    yield event.encode()
+                    text = event.encode()
+                    with reader.taking(len(text)):
+                        yield text
                 elif gone():
                     return
                 elif time.monotonic() - spoke_at < keep_alive_s:
