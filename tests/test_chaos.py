@@ -26,6 +26,9 @@ JOBS = int(os.environ.get("CHAOS_JOBS", "500"))
 SEED = int(os.environ.get("CHAOS_SEED", time.time_ns() % 1_000_000))
 TRAININGS = max(1, JOBS // 160)
 CLIENTS = 8
+#: In pauses of the clients, besides what they wait for. Everything is killed twice in about the time of both,
+#: so that few kills find nothing to do.
+SUBMITTING_S = 25.0
 PATIENCE_S = 400.0  # a dead lock is a failure, a slow machine is none
 LEASE_S = 8.0
 TERMINAL = ("succeeded", "failed", "canceled")
@@ -164,6 +167,7 @@ class Client:
 
     def submit(self, number: int, wanted: tuple[str, Body]) -> str:
         """The id of the job that was made. Some are canceled at once, which may be too late."""
+        time.sleep(random.Random(number).uniform(0, 2 * SUBMITTING_S * CLIENTS / JOBS))
         path, body = wanted
         headers = {"Idempotency-Key": f"job-{number}"}
         if number % 7 == 0:

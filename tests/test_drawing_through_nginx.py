@@ -14,7 +14,7 @@ def draw(services: Services, request_id: str, body: dict[str, object], **headers
 
 
 def test_drawings_at_the_same_time_are_drawn_by_different_instances(services: Services) -> None:
-    bodies = [drawing(num_inference_steps=120, seed=seed) for seed in range(3)]
+    bodies = [drawing(num_inference_steps=40, seed=seed) for seed in range(3)]
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(draw, [services] * 3, ["same-0", "same-1", "same-2"], bodies))
     assert [answer.status_code for answer in answers] == [200, 200, 200]
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_picture_on_every_instance(services: Servic
     assert len(pictures) == 1
 
 
-def test_a_drawing_whose_instance_is_killed_is_a_502_and_was_begun_once(services: Services) -> None:
+def test_a_drawing_whose_instance_is_killed_is_a_502_and_others_go_on(services: Services) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(draw, services, "killed-drawing", long_drawing())
         wait_until(lambda: len(services.busy_drawing()) == 1, "an instance that draws")
@@ -72,9 +72,6 @@ def test_a_drawing_whose_instance_is_killed_is_a_502_and_was_begun_once(services
     for other in set(services.names) - {victim}:
         assert services.metric(other, "requests_in_flight") == 1  # the one that asks
 
-
-def test_drawings_go_on_while_an_instance_is_down(services: Services) -> None:
-    services.kill("cpu1")
     for n in range(6):
         assert draw(services, f"two-left-{n}", drawing()).status_code == 200
         assert draw(services, f"two-left-{n}-by-id", drawing(), **{"X-Model-Id": f"m{n}"}).status_code == 200

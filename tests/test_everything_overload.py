@@ -18,7 +18,7 @@ from waiting import until
 
 THREADS = 16  # the fewest that main-api takes
 CLIENTS = 10 * THREADS
-SECONDS = 10.0
+SECONDS = 5.0
 MAX_QUEUED = 40
 HEALTH_S = 5.0  # a load balancer's patience
 

@@ -57,20 +57,6 @@ def test_each_training_goes_to_a_free_instance_and_then_all_are_busy(
     begin(client, 9)
 
 
-def test_an_instance_that_trains_goes_on_drawing(services: Services, client: httpx.Client) -> None:
-    run_id = begin(client, 20)
-    wait_until_steps_are_done(client, run_id)
-    name = instance_of(run_id)
-    answer = httpx.post(f"{services.instance_url(name)}/inference", json=drawing(), timeout=120)
-    assert answer.status_code == 200
-
-    for n in range(9):
-        drawn = client.post("/inference", json=drawing(), headers={"X-Request-Id": f"beside-{n}"})
-        assert drawn.status_code == 200
-    assert {services.asked(f"beside-{n}")[0] for n in range(9)} == set(services.names)
-    assert state(client, run_id)["status"] == "processing"
-
-
 def test_the_same_request_again_joins_the_run_where_it_goes_on(
     services: Services, client: httpx.Client
 ) -> None:
@@ -79,7 +65,9 @@ def test_the_same_request_again_joins_the_run_where_it_goes_on(
     assert begin(client, 31) == second
 
 
-def test_events_of_a_run_come_through_while_it_goes_on(services: Services, client: httpx.Client) -> None:
+def test_events_of_a_run_come_through_and_its_instance_goes_on_drawing(
+    services: Services, client: httpx.Client
+) -> None:
     begin(client, 40)
     run_id = begin(client, 41)
     steps: set[int] = set()
@@ -90,6 +78,15 @@ def test_events_of_a_run_come_through_while_it_goes_on(services: Services, clien
                 steps.add(json.loads(line.removeprefix("data:"))["step"] or 0)
             if len(steps) == 3:
                 break
+    assert state(client, run_id)["status"] == "processing"
+
+    name = instance_of(run_id)
+    answer = httpx.post(f"{services.instance_url(name)}/inference", json=drawing(), timeout=120)
+    assert answer.status_code == 200
+    for n in range(9):
+        drawn = client.post("/inference", json=drawing(), headers={"X-Request-Id": f"beside-{n}"})
+        assert drawn.status_code == 200
+    assert {services.asked(f"beside-{n}")[0] for n in range(9)} == set(services.names)
     assert state(client, run_id)["status"] == "processing"
 
 

@@ -26,8 +26,9 @@ TRAINING = {"instance_prompt": "a sks cup", "resolution": 64, "rank": 4, "steps"
 DRAWING = {"prompt": "a sks cup", "num_images": 2, "num_inference_steps": 2, "seed": 3, "size": 64}
 
 
-@contextlib.contextmanager
-def running_gateway(folder: Path) -> Iterator[MainApi]:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainApi]:
+    folder = tmp_path_factory.mktemp("gateway")
     mongo, redis = MongoStandIn(folder), RedisServer(folder)
     with contextlib.ExitStack() as stack:
         for server in (mongo, redis):
@@ -37,12 +38,6 @@ def running_gateway(folder: Path) -> Iterator[MainApi]:
         stack.callback(main_api.kill)
         main_api.start()
         yield main_api
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainApi]:
-    with running_gateway(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
 
 
 @contextlib.contextmanager
@@ -152,22 +147,25 @@ def test_a_running_training_is_canceled_and_a_wrong_request_fails_with_the_insta
 
 
 @pytest.mark.slow
-def test_a_machine_is_killed_and_another_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    # A main-api of its own: nobody else's worker is to have the job.
-    with running_gateway(tmp_path) as gateway:
-        tenant = gateway.as_tenant("unlucky")
-        with machine(tmp_path / "first", gateway) as (instance, worker):
-            job_id = train(tenant, "survivor", steps=40, checkpoint_interval=5)
-            until(tenant, job_id, lambda job: checkpoints(gateway, "unlucky"))
-            worker.process.kill()
-            instance.end()
-        reached = max(checkpoints(gateway, "unlucky"))
-        assert 5 <= reached < 40
-        with machine(tmp_path / "second", gateway) as (instance, worker):
-            trained = ended(tenant, job_id)
-            assert trained["status"] == "succeeded", trained
-            assert trained["logs"].count("training as run") == 2
-            steps = [int(step) for step in re.findall(r"training, step (\d+) of 40", trained["logs"])]
-            assert steps[-1] >= reached
-            wait_until(lambda: checkpoints(gateway, "unlucky") == [], "the checkpoints to go")
-        assert trained["output"]["model"]["version"] in tenant.get("/v1/models/survivor").text
+def test_a_machine_is_killed_and_another_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, gateway: MainApi, node: tuple[RunningService, RunningWorker]
+) -> None:
+    # The machine of the other tests is the one that goes on: nobody else is to have the job before.
+    _, other = node
+    other.end()
+    tenant = gateway.as_tenant("unlucky")
+    with machine(tmp_path / "first", gateway) as (first, worker):
+        job_id = train(tenant, "survivor", steps=40, checkpoint_interval=5)
+        until(tenant, job_id, lambda job: checkpoints(gateway, "unlucky"))
+        worker.process.kill()
+        first.end()
+    reached = max(checkpoints(gateway, "unlucky"))
+    assert 5 <= reached < 40
+    other.start()
+    trained = ended(tenant, job_id)
+    assert trained["status"] == "succeeded", trained
+    assert trained["logs"].count("training as run") == 2
+    steps = [int(step) for step in re.findall(r"training, step (\d+) of 40", trained["logs"])]
+    assert steps[-1] >= reached
+    wait_until(lambda: checkpoints(gateway, "unlucky") == [], "the checkpoints to go")
+    assert trained["output"]["model"]["version"] in tenant.get("/v1/models/survivor").text

@@ -79,8 +79,8 @@ def test_memory_does_not_grow_with_requests(running: RunningProcess) -> None:
         for _ in range(times):
             running.client.post("/remove", json=BODY).raise_for_status()
 
-    requests = 40
-    ask_often(16)
+    requests = 20
+    ask_often(8)
     before = running.resident_bytes()
     ask_often(requests)
     # A megabyte for each would be twice as much.

@@ -13,6 +13,8 @@ from dreambooth_api.tiny.learning import Likeness, PhotoLikeness, prompts
 from dreambooth_api.tiny.subject import INSTANCE_PROMPT
 from dreambooth_api.train import main as train
 
+#: Of a picture: half of the default, and the judge and the palette say the same.
+DRAWING_STEPS = 10
 #: Share of the pixels in the subject's two colours; the base model's pictures have less than half of it.
 LEARNED_PALETTE = 0.02
 
@@ -48,9 +50,10 @@ def _base_likeness() -> Likeness:
     return likeness(base_pipeline())
 
 
-def likeness(pipeline: StableDiffusionPipeline) -> Likeness:
-    asked = prompts()
-    return PhotoLikeness().measure(asked, draw(pipeline, [prompt.text for prompt in asked]))
+def likeness(pipeline: StableDiffusionPipeline, *subject: str) -> Likeness:
+    asked = prompts(*subject)
+    pictures = draw(pipeline, [prompt.text for prompt in asked], steps=DRAWING_STEPS)
+    return PhotoLikeness().measure(asked, pictures)
 
 
 def assert_learned(outcome: Outcome) -> None:

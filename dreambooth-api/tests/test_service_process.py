@@ -29,11 +29,26 @@ ASYNC = {"Prefer": "respond-async"}
 ANSWER_S = 1.0
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningService, httpx.Response]]:
+    """One for all tests, as loading torch takes longer than most of them, and what /readyz said early."""
+    with running_service(tmp_path_factory.mktemp("process")) as service:
+        service.until(lambda: service.answers("/healthz"))
+        # Importing torch alone takes longer than this request.
+        yield service, service.client.get("/readyz")
+
+
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[RunningService]:
-    with running_service(tmp_path) as service:
-        service.until_ready()
-        yield service
+def running(started: tuple[RunningService, httpx.Response]) -> RunningService:
+    """Ready and without a training, whatever the test before did to it."""
+    service, _ = started
+    if service.process.poll() is not None:
+        service.start()
+    service.until_ready()
+    for state in service.log.parent.glob("data/runs/*.json"):
+        service.client.delete(f"/train/{state.stem}")
+    assert service.metric("trainings_active") == 0
+    return service
 
 
 def start_training(service: RunningService) -> str:
@@ -114,7 +129,7 @@ def test_sigterm_finishes_the_drawing_checkpoints_the_training_and_leaves_nothin
     answers: list[httpx.Response] = []
 
     def draw() -> None:
-        body = {"prompt": "a cup", "num_image": 8, "num_inference_steps": 40}
+        body = {"prompt": "a cup", "num_image": 8, "num_inference_steps": 20}
         answers.append(running.client.post("/inference", json=body))
 
     drawing = threading.Thread(target=draw)
@@ -167,11 +182,10 @@ def test_a_kill_leaves_no_process_and_the_service_starts_again(running: RunningS
     assert running.metric("trainings_active") == 0
 
 
-def test_healthz_answers_before_the_base_model_is_loaded(tmp_path: Path) -> None:
-    with running_service(tmp_path) as service:
-        service.until(lambda: service.answers("/healthz"))
-        # Importing torch alone takes longer than this request.
-        first = service.client.get("/readyz")
-        assert first.status_code == 503
-        assert "loaded" in first.json()["message"]
-        service.until_ready()
+def test_healthz_answers_before_the_base_model_is_loaded(
+    started: tuple[RunningService, httpx.Response],
+) -> None:
+    service, first = started
+    assert first.status_code == 503
+    assert "loaded" in first.json()["message"]
+    service.until_ready()

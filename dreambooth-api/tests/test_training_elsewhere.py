@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,18 +56,6 @@ for state in trainings.follow(run.run_id):
 """
 
 
-@pytest.fixture(params=["folder", "amazon"])
-def url(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of the store that both machines have."""
-    if request.param == "folder":
-        return (tmp_path / "shared").as_uri()
-    backend: Backend = request.getfixturevalue("amazon")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", backend.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    return f"s3://{BUCKET}/elsewhere"
-
-
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Callable[..., Trainings]]:
     """Makes a machine with a disk of its own."""
@@ -112,24 +101,52 @@ def killed_machine(folder: Path, url: str) -> int:
     return max(int(key.split("/")[3][:9]) for key in keys(url) if key.endswith("/state.json"))
 
 
+@pytest.fixture(scope="module")
+def folder_of_a_killed_machine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """What it stored, for tests to copy, and its last step there: no two need a machine killed each."""
+    folder = tmp_path_factory.mktemp("killed")
+    stored = killed_machine(folder / "machine", (folder / "shared").as_uri())
+    return folder / "shared", stored
+
+
+@pytest.fixture(params=["folder", "amazon"])
+def left(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
+    """The store in which a killed machine left a run, and the last step there."""
+    if request.param == "folder":
+        folder, stored = request.getfixturevalue("folder_of_a_killed_machine")
+        return Path(shutil.copytree(folder, tmp_path / "shared")).as_uri(), stored
+    backend: Backend = request.getfixturevalue("amazon")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", backend.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    url = f"s3://{BUCKET}/elsewhere"
+    return url, killed_machine(tmp_path / "first", url)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the same run on one machine."""
+    return Path(train_here(workspace_for(tmp_path_factory.mktemp("unbroken"), options())).folder)
+
+
 def test_it_goes_on_from_the_last_stored_checkpoint_to_the_weights_of_an_unbroken_run(
-    tmp_path: Path, url: str, machine: Callable[..., Trainings]
+    tmp_path: Path, left: tuple[str, int], unbroken: Path, machine: Callable[..., Trainings]
 ) -> None:
-    unbroken = train_here(workspace_for(tmp_path / "unbroken", options()))
-    stored = killed_machine(tmp_path / "first", url)
+    url, stored = left
     second = machine("second", url)
     run = second.start("default", "my-shoe", options(), photos(), lease_s=LEASE_S)
     assert until(second, run.run_id, lambda state: state.step > 0).step == stored + 1
     assert until(second, run.run_id, lambda state: state.is_terminal).status == "succeeded"
     with store_at(tmp_path / "second").open("my-shoe") as artifact:
-        difference = relative_difference(lora_change(Path(unbroken.folder)), lora_change(artifact.folder))
+        difference = relative_difference(lora_change(unbroken), lora_change(artifact.folder))
     assert difference <= 1e-3
     assert keys(url) == []
 
 
-def test_a_damaged_checkpoint_is_not_fatal(tmp_path: Path, machine: Callable[..., Trainings]) -> None:
-    url = (tmp_path / "shared").as_uri()
-    killed_machine(tmp_path / "first", url)
+def test_a_damaged_checkpoint_is_not_fatal(
+    tmp_path: Path, folder_of_a_killed_machine: tuple[Path, int], machine: Callable[..., Trainings]
+) -> None:
+    url = Path(shutil.copytree(folder_of_a_killed_machine[0], tmp_path / "shared")).as_uri()
     objects = open_object_store(url)
     for key in keys(url):
         if key.endswith("/weights.safetensors"):

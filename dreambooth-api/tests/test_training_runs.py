@@ -157,24 +157,13 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_unbroken_one(
     assert difference <= 1e-3
 
 
-def test_canceled_while_preparing_and_while_training_it_leaves_nothing_running(
-    tmp_path: Path, make: Callable[..., Trainings], store: ModelStore
-) -> None:
+def test_canceled_while_preparing_it_leaves_nothing_running(make: Callable[..., Trainings]) -> None:
     trainings = make()
     early = trainings.start("default", "shoe", options(steps=500), photos())
     last = trainings.cancel(early.run_id)
     assert (last.status, last.step) == ("canceled", 0)
     assert trainings.active is None
     assert children() == []
-
-    late = trainings.start("default", "shoe", options(steps=500, checkpoint_interval=400), photos())
-    step = until(trainings, late.run_id, lambda state: state.step >= 2).step
-    last = trainings.cancel(late.run_id)
-    assert last.status == "canceled"
-    assert last.checkpoint_step is not None
-    assert last.checkpoint_step >= step
-    assert children() == []
-    assert store.list() == []
 
     trainings.shutdown(1)
     with pytest.raises(ShuttingDown):
@@ -198,7 +187,9 @@ def test_a_canceled_run_that_is_saving_is_left_to_finish(
     assert list((tmp_path / "data" / "training").glob(f"*/checkpoint-{canceled.checkpoint_step}/state.json"))
 
 
-def test_shutting_down_saves_the_run_for_the_next_process(make: Callable[..., Trainings]) -> None:
+def test_shutting_down_saves_the_run_for_the_next_process_and_canceling_it_there_leaves_nothing_running(
+    make: Callable[..., Trainings], store: ModelStore
+) -> None:
     trainings = make()
     run = trainings.start("default", "shoe", options(steps=500, checkpoint_interval=400), photos())
     until(trainings, run.run_id, lambda state: state.step >= 2)
@@ -211,7 +202,13 @@ def test_shutting_down_saves_the_run_for_the_next_process(make: Callable[..., Tr
     assert after.get(run.run_id) == last
     again = after.start("default", "shoe", options(steps=500, checkpoint_interval=400), photos())
     assert until(after, again.run_id, lambda state: state.step > 0).step == last.checkpoint_step + 1
-    after.cancel(again.run_id)
+    step = until(after, again.run_id, lambda state: state.step >= (last.checkpoint_step or 0) + 2).step
+    canceled = after.cancel(again.run_id)
+    assert canceled.status == "canceled"
+    assert canceled.checkpoint_step is not None
+    assert canceled.checkpoint_step >= step
+    assert children() == []
+    assert store.list() == []
 
 
 _SERVICE = """

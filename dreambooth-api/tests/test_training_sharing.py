@@ -141,7 +141,7 @@ def paused_at(trainings: Trainings, run_id: str) -> int:
     return before
 
 
-def test_a_real_training_pauses_for_pictures_and_goes_on_after_them(
+def test_a_real_training_pauses_for_pictures_goes_on_after_them_and_is_saved_in_a_pause(
     interactive: tuple[Trainings, str],
 ) -> None:
     trainings, run_id = interactive
@@ -150,9 +150,6 @@ def test_a_real_training_pauses_for_pictures_and_goes_on_after_them(
     trainings.sharing.pictures_waiting(False)
     reach(trainings, run_id, step + 20)
 
-
-def test_canceled_in_a_pause_it_is_saved_and_ends(interactive: tuple[Trainings, str]) -> None:
-    trainings, run_id = interactive
     step = paused_at(trainings, run_id)
     last = trainings.cancel(run_id)
     assert last.status == "canceled"

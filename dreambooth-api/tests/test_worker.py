@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,9 +59,9 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
     """Starts a worker, with settings."""
     started: list[RunningWorker] = []
 
-    def one(instance: RunningService, **settings: str) -> RunningWorker:
+    def one(instance: RunningService, *, folder: str = "worker", **settings: str) -> RunningWorker:
         url = f"http://127.0.0.1:{instance.port}"
-        started.append(RunningWorker(tmp_path / "worker", main_api.url, url, **settings))
+        started.append(RunningWorker(tmp_path / folder, main_api.url, url, **settings))
         return started[-1]
 
     yield one
@@ -87,6 +90,16 @@ def models_of(instance: RunningService, tenant: str) -> Any:
 
 def is_idle(instance: RunningService) -> bool:
     return instance.metric("trainings_active") == 0
+
+
+def work_in_progress(instance: RunningService, tenant: str) -> list[Path]:
+    """The folders in which the instance keeps runs of a tenant that are not settled."""
+    found = []
+    for path in (instance.log.parent / "data" / "training").glob("*/request.json"):
+        with contextlib.suppress(FileNotFoundError):  # settled just now
+            if json.loads(path.read_text())["tenant"] == tenant:
+                found.append(path.parent)
+    return found
 
 
 def stored_steps(store: Path, tenant: str) -> list[int]:
@@ -294,6 +307,42 @@ def test_a_killed_worker_costs_no_steps_but_those_since_the_last_checkpoint(
     until(lambda: stored_steps(store, "survivor") == [])  # once the end is told
 
 
+@pytest.mark.parametrize("first", ["killed", "frozen"])
+def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_second_training(
+    instance: RunningService,
+    main_api: ClaimsServer,
+    start: Callable[..., RunningWorker],
+    store: Path,
+    first: str,
+) -> None:
+    model = f"{first}-late"
+    main_api.completions = 503
+    worker = start(instance, SILENCE_S="3600")
+    job = training(main_api, model, CHECKPOINT_INTERVAL=1)
+    until(lambda: models_of(instance, model))
+    until(lambda: "main-api is away" in worker.log.read_text())
+    worker.process.send_signal(signal.SIGKILL if first == "killed" else signal.SIGSTOP)
+    (trained,) = models_of(instance, model)
+    assert stored_steps(store, model), "another machine needs them"
+    assert work_in_progress(instance, model)
+
+    until(lambda: time.monotonic() > job.lease_until)
+    main_api.completions = None
+    start(instance, folder="second", WORKER_NAME="second")
+    until(lambda: job.completion is not None, lambda: job)
+    assert job.completion is not None
+    assert job.completion.output is not None
+    assert job.completion.output.model is not None
+    assert (job.attempts, job.completion.output.model.version) == (2, trained["version"])
+    assert job.completion.metrics["gpu_seconds"] > 0
+    if first == "frozen":
+        worker.process.send_signal(signal.SIGCONT)
+        until(lambda: "a job ends" in worker.log.read_text())
+    assert [model["version"] for model in models_of(instance, model)] == [trained["version"]]
+    until(lambda: stored_steps(store, model) == [])
+    until(lambda: not work_in_progress(instance, model))
+
+
 @pytest.mark.slow
 def test_told_to_leave_it_gives_a_training_back_where_it_is_and_finishes_a_drawing(
     instance: RunningService, main_api: ClaimsServer, start: Callable[..., RunningWorker], store: Path
@@ -325,31 +374,35 @@ def test_told_to_leave_it_gives_a_training_back_where_it_is_and_finishes_a_drawi
 
 @pytest.mark.slow
 def test_an_instance_is_killed_and_another_machine_goes_on_from_the_last_stored_checkpoint(
-    tmp_path: Path, main_api: ClaimsServer, start: Callable[..., RunningWorker]
+    tmp_path: Path,
+    instance: RunningService,
+    main_api: ClaimsServer,
+    start: Callable[..., RunningWorker],
+    store: Path,
 ) -> None:
-    store = tmp_path / "store"
     with instance_at(tmp_path / "first", store) as first:
         worker = start(first)
-        job = training(main_api, "moved", MAX_TRAINING_STEPS=60, CHECKPOINT_INTERVAL=5)
-        until(lambda: stored_steps(store, "moved") and max(stored_steps(store, "moved")) >= 10, lambda: job)
+        job = training(main_api, "rescued", MAX_TRAINING_STEPS=60, CHECKPOINT_INTERVAL=5)
+        until(lambda: max(stored_steps(store, "rescued"), default=0) >= 10, lambda: job)
         drawing = main_api.add("generation", LONG_DRAWING)  # before it the training makes room
         until(lambda: drawing.status == "processing")
         first.end()
-        reached = max(stored_steps(store, "moved"))
+        reached = max(stored_steps(store, "rescued"))
         until(lambda: job.releases and drawing.releases, lambda: job)
         assert [release.counts for release in (*job.releases, *drawing.releases)] == [True, True]
         worker.end()
-    with instance_at(tmp_path / "second", store) as second:
-        start(second)
-        main_api.put_back(job)
-        heard = len(job.progress)
-        until(lambda: job.completion is not None, lambda: job)
-        assert job.completion is not None
-        assert job.completion.status == "succeeded"
-        steps = [said.step for said in job.progress[heard:] if said.step]
-        assert not steps or min(steps) > reached - 1
-        assert second.metric("training_steps_total") == 60
-        until(lambda: stored_steps(store, "moved") == [])
+    # The other machine shares nothing with the first but the store.
+    done_there = instance.metric("training_steps_total")
+    start(instance)
+    main_api.put_back(job)
+    heard = len(job.progress)
+    until(lambda: job.completion is not None, lambda: job)
+    assert job.completion is not None
+    assert job.completion.status == "succeeded"
+    steps = [said.step for said in job.progress[heard:] if said.step]
+    assert not steps or min(steps) > reached - 1
+    assert instance.metric("training_steps_total") - done_there == 60
+    until(lambda: stored_steps(store, "rescued") == [])
 
 
 def test_while_main_api_is_away_the_work_goes_on_and_its_end_is_told_later(

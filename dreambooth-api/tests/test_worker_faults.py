@@ -12,7 +12,7 @@ import pytest
 from claims_server import ClaimsServer, Job
 from instance_stand_in import RUN_ID, InstanceStandIn, run_state
 from service_parts import photo
-from service_process import WITHIN_S, RunningService, running_service
+from service_process import WITHIN_S
 from waiting import until
 from worker_process import RunningWorker
 
@@ -37,7 +37,7 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
     """Starts a worker, with settings."""
     started: list[RunningWorker] = []
 
-    def one(instance: InstanceStandIn | RunningService, **settings: str) -> RunningWorker:
+    def one(instance: InstanceStandIn, **settings: str) -> RunningWorker:
         url = f"http://127.0.0.1:{instance.port}"
         folder = tmp_path / f"worker-{len(started)}"
         started.append(RunningWorker(folder, main_api.url, url, **settings))
@@ -48,10 +48,9 @@ def start(tmp_path: Path, main_api: ClaimsServer) -> Iterator[Callable[..., Runn
         worker.end()
 
 
-def training(main_api: ClaimsServer, *, tenant: str = "acme", **more: Any) -> Job:
+def training(main_api: ClaimsServer) -> Job:
     photos = [main_api.keep_photo("photo", photo())]
-    body = {**TRAINING, "MAX_TRAINING_STEPS": 3, **more}
-    return main_api.add("training", body, photos=photos, tenant=tenant)
+    return main_api.add("training", {**TRAINING, "MAX_TRAINING_STEPS": 3}, photos=photos)
 
 
 @pytest.mark.parametrize("answer", [422, 503])
@@ -206,56 +205,3 @@ def test_a_worker_that_may_not_be_idle_leaves_once_it_has_nothing_to_do(
     assert worker.process.wait(WITHIN_S) == 0
     assert job.completion is not None
     assert '"state": "stopped"' in (worker.data / "workers" / "here.json").read_text()
-
-
-def models_of(instance: RunningService, tenant: str) -> list[Any]:
-    listed: list[Any] = instance.client.get("/models", headers={"X-Enlight-Tenant": tenant}).json()["models"]
-    return listed
-
-
-@pytest.fixture(scope="module")
-def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("instance")
-
-
-@pytest.fixture(scope="module")
-def real_instance(real_folder: Path) -> Iterator[RunningService]:
-    settings = {"TRUST_TENANT_HEADER": "true", "OMP_NUM_THREADS": "1"}
-    with running_service(real_folder, **settings) as running:
-        running.until_ready()
-        yield running
-
-
-@pytest.mark.parametrize("first", ["killed", "frozen"])
-def test_a_worker_that_dies_between_a_runs_end_and_its_completion_costs_no_second_training(
-    real_folder: Path,
-    main_api: ClaimsServer,
-    real_instance: RunningService,
-    start: Callable[..., RunningWorker],
-    first: str,
-) -> None:
-    main_api.completions = 503
-    worker = start(real_instance, SILENCE_S="3600")
-    job = training(main_api, tenant=first, CHECKPOINT_INTERVAL=1)
-    until(lambda: models_of(real_instance, first))
-    until(lambda: "main-api is away" in worker.log.read_text())
-    worker.process.send_signal(signal.SIGKILL if first == "killed" else signal.SIGSTOP)
-    (trained,) = models_of(real_instance, first)
-    store = real_folder / "data" / "store"
-    assert list(store.glob("checkpoints/**/state.json")), "another machine needs them"
-
-    until(lambda: time.monotonic() > job.lease_until)
-    main_api.completions = None
-    start(real_instance, WORKER_NAME="second")
-    until(lambda: job.completion is not None, lambda: job)
-    assert job.completion is not None
-    assert job.completion.output is not None
-    assert job.completion.output.model is not None
-    assert (job.attempts, job.completion.output.model.version) == (2, trained["version"])
-    assert job.completion.metrics["gpu_seconds"] > 0
-    if first == "frozen":
-        worker.process.send_signal(signal.SIGCONT)
-        until(lambda: "a job ends" in worker.log.read_text())
-    assert [model["version"] for model in models_of(real_instance, first)] == [trained["version"]]
-    until(lambda: not list(store.glob("checkpoints/**/state.json")))
-    until(lambda: not list((real_folder / "data" / "training").glob("*/request.json")))

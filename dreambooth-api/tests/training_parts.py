@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from dreambooth_api.models.bases import resolve_base
 from dreambooth_api.tiny import PIPELINE_FOLDER
 from dreambooth_api.training.messages import Finished, Message
 from dreambooth_api.training.options import TrainingOptions
 from dreambooth_api.training.workspace import Workspace, prepare_job
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    import torch  # which takes seconds, and the short programs of some tests only ask for a training
 
 PROMPT = "a sks shoe"
 #: Small pictures and few steps: the same code, quickly.
@@ -63,6 +64,9 @@ def train_here(workspace: Workspace, heard: list[Message] | None = None) -> Fini
 
 def lora_change(folder: Path) -> torch.Tensor:
     """What a LoRA adds to the weights, B times A of each layer, as one vector."""
+    import torch
+    from safetensors.torch import load_file
+
     weights = load_file(folder / "pytorch_lora_weights.safetensors")
     changes = [
         (weights[name.replace("lora_A", "lora_B")].flatten(1) @ weight.flatten(1)).flatten()
@@ -78,6 +82,7 @@ def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def random_base(folder: Path, family: str) -> None:
     """Write a pipeline of the family with random weights, small but with all that sets the family apart."""
+    import torch
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -162,6 +167,8 @@ def random_base(folder: Path, family: str) -> None:
 
 def poison(folder: Path) -> None:
     """Make one weight of a pipeline's UNet no number, so that every loss is none."""
+    from safetensors.torch import load_file, save_file
+
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     weights["conv_in.bias"][0] = float("nan")

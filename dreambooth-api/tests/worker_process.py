@@ -19,7 +19,7 @@ class RunningWorker:
     def __init__(self, folder: Path, main_api: str, instance: str, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data, self.log = folder, folder / "worker.log"
-        settings = {
+        self._settings = {
             "MAIN_API_URL": main_api,
             "INSTANCE_URL": instance,
             "ENLIGHT_NODE_KEY": NODE_KEY,
@@ -28,10 +28,13 @@ class RunningWorker:
             "WAIT_S": "1",
             **environment,
         }
+        self.start()
+
+    def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dreambooth_api.worker"],
-                env={**os.environ, **settings},
+                env={**os.environ, **self._settings},
                 stdout=log,
                 stderr=log,
             )
