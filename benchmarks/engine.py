@@ -74,7 +74,7 @@ def row(name: str, figure: Figure | None) -> str:
     """A line of the table."""
     aim = AIMS[name]
     if figure is None:
-        return f"{name:18}{'only on a GPU':>26}"
+        return f"{name:18}{'nothing to compile with':>26}"
     stock = ", ".join(f"{way} {spread}" for way, spread in figure.stock.items())
     return f"{name:18}{figure.ours!s:>26}{'' if aim is None else aim:>8}  {stock}"
 

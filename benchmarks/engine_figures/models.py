@@ -74,10 +74,11 @@ def workbench(size: str, device: str) -> Iterator[Workbench]:
         limits = EngineLimits(max_batch=TOGETHER, max_batch_pixels=TOGETHER * base.resolution**2)
         engine = Engine(base, store, device, limits=limits)
         engine.load()
+        bench = Workbench(base, engine, store)
         try:
-            yield Workbench(base, engine, store)
+            yield bench
         finally:
-            engine.close()
+            bench.close()
 
 
 class Workbench:
@@ -86,6 +87,7 @@ class Workbench:
     def __init__(self, base: BaseModel, engine: Engine, store: ModelStore) -> None:
         self.base, self.engine, self._store = base, engine, store
         self._published = 0
+        self._compiled: Engine | None = None
         with torch.device("meta"):
             config = diffusers.UNet2DConditionModel.load_config(Path(base.source) / "unet")
             unet = diffusers.UNet2DConditionModel.from_config(config)
@@ -94,6 +96,22 @@ class Workbench:
             for name, module in unet.named_modules()
             if isinstance(module, torch.nn.Linear) and name.endswith(_ADAPTED)
         }
+
+    def compiled_engine(self) -> Engine | None:
+        """One whose UNet's blocks are compiled, or None where they cannot be. Minutes on a CPU."""
+        if self.engine.is_compiled:
+            return self.engine
+        if self._compiled is None:
+            limits, device = self.engine.limits, self.engine.device
+            self._compiled = Engine(self.base, self._store, device, limits=limits, compile_unet="on")
+            self._compiled.load()
+        return self._compiled if self._compiled.is_compiled else None
+
+    def close(self) -> None:
+        """End the engines."""
+        for engine in (self.engine, self._compiled):
+            if engine is not None:
+                engine.close()
 
     def plain_pipeline(self) -> Any:
         """diffusers' own pipeline with weights of its own."""

@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dreambooth_api.inference.denoising.adapters import (
-    NO_ADAPTERS,
-    SLOTS,
-    AdapterSet,
-    AdapterUse,
-    BatchAdapters,
-    adapter_set,
-)
+from dreambooth_api.inference.denoising.adapter_sets import NO_ADAPTERS, AdapterSet, AdapterUse, adapter_set
+from dreambooth_api.inference.denoising.adapters import SLOTS, BatchAdapters
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.denoiser import Denoiser
 from dreambooth_api.inference.denoising.submission import Submission

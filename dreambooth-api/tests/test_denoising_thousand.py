@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from denoising_parts import Wanted, adapters_of, denoiser, step_all, under_way
-from dreambooth_api.inference.denoising.adapters import AdapterSet
+from dreambooth_api.inference.denoising.adapter_sets import AdapterSet
 from dreambooth_api.inference.denoising.underway import PictureUnderWay
 from dreambooth_api.models.artifact import ModelKey
 

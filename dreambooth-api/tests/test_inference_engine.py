@@ -6,17 +6,21 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from dreambooth_api.inference import parts
 from dreambooth_api.inference.caller import Caller
+from dreambooth_api.inference.denoising import rehearsal
 from dreambooth_api.inference.engine import Engine, EngineLimits
 from dreambooth_api.inference.lora import BadAdapter
 from dreambooth_api.inference.picture import Drawn
 from dreambooth_api.inference.request import DrawRequest, WeightedModel
 from dreambooth_api.inference.schedulers import SAMPLERS
 from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact
+from dreambooth_api.models.bases import TINY, resolve_base
 from dreambooth_api.models.store import ModelStore
 from enlight_common.errors import InvalidField, TimedOut, UnknownModel, WrongBaseModel
 from enlight_common.queue import Canceled
@@ -335,6 +339,44 @@ def test_where_memory_is_short_a_batch_of_many_adapters_is_drawn_all_the_same(
     requests = [with_models((name, 1.0), steps=8) for name in ("one", "two", "wordy")]
     for drawn, request in zip(at_once(short, requests), requests, strict=True):
         assert difference(first(drawn), first(engine.draw(request))) <= SAME
+
+
+def test_an_engine_with_compiled_blocks_draws_the_same(
+    engine: Engine,
+    store: ModelStore,
+    adapters: dict[str, Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Three kinds of batches of ten, and not the code generator: test_denoising_compiled.py has the others.
+    monkeypatch.setattr(rehearsal, "KINDS", (*rehearsal.KINDS[:2], rehearsal.CONTROL))
+    computed: list[object] = []
+
+    def backend(graph: Callable[..., Any], _inputs: Any) -> Callable[..., Any]:
+        def counted(*inputs: Any) -> Any:
+            computed.append(graph)
+            return graph(*inputs)
+
+        return counted
+
+    monkeypatch.setattr(parts, "compile_blocks", partial(parts.compile_blocks, backend=backend))
+    told: list[str] = []
+    compiled = Engine(resolve_base(TINY), store, compile_unet="on")
+    try:
+        compiled.load(lambda: told.append("compiling"))
+        for request in (SHORT, with_models(("one", 1.0))):
+            computed.clear()
+            assert difference(first(compiled.draw(request)), first(engine.draw(request))) <= SAME
+            assert len(computed) == 16 * SHORT.steps
+        computed.clear()
+        # What is of no kind that was compiled is drawn without.
+        request = with_models(("one", 1.0), scheduler="unipc")
+        assert difference(first(compiled.draw(request)), first(engine.draw(request))) <= SAME
+        assert not computed
+    finally:
+        compiled.close()
+        torch.compiler.set_stance("default")
+        torch._dynamo.reset()
+    assert told == ["compiling"]
 
 
 def test_requests_that_arrive_together_share_their_steps(

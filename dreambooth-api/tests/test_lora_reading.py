@@ -56,7 +56,7 @@ Write = Callable[[Mapping[str, Matrices]], Mapping[str, Tensor]]
 
 def drawn_with(unet: Any, weights: AdapterWeights) -> Tensor:
     layers = LoraLayers(unet)
-    layers.merge([(weights, 1.0)])
+    layers.use(layers.gather_merged([(weights, 1.0)]))
     return forward(unet, inputs(unet, 2))
 
 
@@ -164,7 +164,7 @@ def test_a_text_encoders_lora_does_what_diffusers_makes_of_it(
     plain, encoder = small_text_encoder(), small_text_encoder()
     keys = write(random_lora(encoder, TEXT, rank=4))
     layers = LoraLayers(encoder, part=part)
-    layers.merge([(read(tmp_path, {part: encoder}, keys), 1.0)])
+    layers.use(layers.gather_merged([(read(tmp_path, {part: encoder}, keys), 1.0)]))
     converted, alphas = StableDiffusionXLPipeline.lora_state_dict(dict(keys))
     StableDiffusionXLPipeline.load_lora_into_text_encoder(converted, alphas, plain, prefix=part)
     tokens = torch.arange(TOKENS)[None]
@@ -187,7 +187,8 @@ def test_an_alpha_scales_a_text_encoders_lora(tmp_path: Path) -> None:
     layers = LoraLayers(encoder, part="text_encoder")
     outputs = []
     for one in (scaled, with_alpha):
-        layers.merge([(read(tmp_path, {"text_encoder": encoder}, as_kohya(one, "lora_te")), 1.0)])
+        weights = read(tmp_path, {"text_encoder": encoder}, as_kohya(one, "lora_te"))
+        layers.use(layers.gather_merged([(weights, 1.0)]))
         with torch.no_grad():
             outputs.append(encoder(tokens)[0])
     assert relative_difference(outputs[1], outputs[0]) < SAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -117,14 +118,27 @@ class Service:
             self.base, device, settings.model_memory_bytes, settings.batch_memory_share
         )
         figures = settings.data_dir / "batch-sizes"
-        engine = Engine(self.base, self.store, device, limits=limits, figures_folder=figures)
+        # Where it outlives a restart; an operator's own place counts.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((settings.data_dir / "compiled").resolve()))
+        engine = Engine(
+            self.base,
+            self.store,
+            device,
+            limits=limits,
+            figures_folder=figures,
+            compile_unet=settings.compile_unet,
+        )
         started = time.monotonic()
-        engine.load()
+        engine.load(self._compiling)
         seconds = round(time.monotonic() - started, 2)
         log.info(
             "the base model is loaded", extra={"base": self.base.name, "device": device, "seconds": seconds}
         )
         return engine
+
+    def _compiling(self) -> None:
+        self._not_ready = "the base model is being compiled, which takes minutes the first time"
+        log.info(self._not_ready)
 
     @property
     def ready(self) -> bool | str:

@@ -37,6 +37,11 @@ class ServiceSettings(ServerSettings):
         description="Of the device's memory that is free once the base model is in it (on the CPU, of the"
         " machine's), what the adapters of a batch may take as whole weights; those beyond it are slower",
     )
+    compile_unet: Literal["auto", "on", "off"] = Field(
+        "off",
+        description="Compile the UNet's blocks at the start: `auto` on a GPU, and kept where that is faster;"
+        " `on` also on a CPU, however fast. Starts take minutes longer, the first with a base model most",
+    )
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")] = "cpu"
     #: Waiting requests take at most half of them; a thread that waits costs some 100 KB.
     threads: int = Field(64, ge=8, le=1024)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from enlight_common.errors import InvalidField, ShuttingDown, WrongBaseModel
 from enlight_common.leaving import WORDS
 
 from dreambooth_api.inference.caller import PATIENT, Caller, Errands
-from dreambooth_api.inference.denoising.adapters import NO_ADAPTERS, AdapterSet, AdapterUse, adapter_set
+from dreambooth_api.inference.denoising.adapter_sets import NO_ADAPTERS, AdapterSet, AdapterUse, adapter_set
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.denoiser import Counts
 from dreambooth_api.inference.denoising.kept_figures import KeptFigures, running_on
@@ -30,6 +32,8 @@ from dreambooth_api.inference.within_memory import within_memory
 from dreambooth_api.models.artifact import LORA_WEIGHTS, Artifact, Manifest
 from dreambooth_api.models.bases import BaseModel, load_pipeline, resolve_base, revision_of
 from dreambooth_api.models.store import ModelStore
+
+log = logging.getLogger(__name__)
 
 #: Downloads and readings that go on without the client they were for, each in a thread of its own.
 _ABANDONED = 16
@@ -63,6 +67,10 @@ class EngineLimits:
         return replace(limits, max_batch_pixels=limits.max_batch * base.resolution**2)
 
 
+#: Whether the UNet's blocks are compiled: `auto` for on a GPU and where it pays, which is measured.
+CompileUnet = Literal["auto", "on", "off"]
+
+
 @dataclass(frozen=True)
 class _Opened:
     artifacts: list[Artifact]
@@ -80,8 +88,14 @@ class Engine:
         dtype: torch.dtype | None = None,
         limits: EngineLimits | None = None,
         figures_folder: Path | None = None,
+        compile_unet: CompileUnet = "off",
     ) -> None:
-        """*figures_folder*: where is kept over restarts what was learned about batches; None for nowhere."""
+        """*figures_folder*: where is kept over restarts what was learned about batches; None for nowhere.
+        *compile_unet*: whether its blocks are compiled by ``load``.
+        """
+        self._compile_unet = compile_unet
+        #: Whether the UNet's blocks are compiled now.
+        self.is_compiled = False
         self._figures_folder = figures_folder
         self.base = base
         self.device = device
@@ -94,8 +108,10 @@ class Engine:
         self._parts: Parts | None = None
         self._closed = False
 
-    def load(self) -> None:
-        """Bring the base model into memory; seconds to minutes."""
+    def load(self, compiling: Callable[[], object] = lambda: None) -> None:
+        """Bring the base model into memory; seconds to minutes. *compiling* is told when its blocks are
+        being compiled, after which the first load of a base on a machine takes minutes more.
+        """
         pipeline = load_pipeline(self.base, self.dtype)
         # Of a base without a pinned revision it is known only now which one this is.
         self.base = replace(self.base, revision=revision_of(pipeline, self.base))
@@ -106,12 +122,23 @@ class Engine:
             pipeline.vae.to(memory_format=torch.channels_last)
         figures = None
         if self._figures_folder is not None:
-            figures = KeptFigures(self._figures_folder, running_on(self.base, pipeline.device, self.dtype))
+            runs = running_on(self.base, pipeline.device, self.dtype)
+            if self._compile_unet != "off":
+                runs["compile_unet"] = self._compile_unet
+            figures = KeptFigures(self._figures_folder, runs)
         limits = self.limits
         sizes = BatchSizes(limits.max_batch, limits.max_batch_pixels // SIDE_STEP**2)
-        self._parts = Parts(
-            PipelineSet(pipeline), sizes, limits.max_batch, limits.batch_memory_share, figures
-        )
+        parts = Parts(PipelineSet(pipeline), sizes, limits.max_batch, limits.batch_memory_share, figures)
+        on_a_gpu = torch.device(self.device).type == "cuda"
+        if self._compile_unet == "on" or (self._compile_unet == "auto" and on_a_gpu):
+            compiling()
+            must_pay = self._compile_unet == "auto"
+            try:
+                self.is_compiled = parts.compile(settle(DrawRequest(""), self.base), must_pay=must_pay)
+            except Exception:
+                # Say, for want of memory. Pictures are drawn as well without.
+                log.exception("the UNet's blocks are not compiled")
+        self._parts = parts
 
     @property
     def ready(self) -> bool:

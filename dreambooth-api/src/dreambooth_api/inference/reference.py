@@ -20,7 +20,8 @@ from enlight_common.leaving import WORDS
 from enlight_common.queue import Canceled
 from torch import Tensor
 
-from dreambooth_api.inference.denoising.adapters import AdapterSet, MergedAdapters
+from dreambooth_api.inference.denoising.adapter_sets import AdapterSet
+from dreambooth_api.inference.denoising.adapters import MergedAdapters
 from dreambooth_api.inference.denoising.batch_sizes import FittingSizes
 from dreambooth_api.inference.denoising.conditioning import Conditioning
 from dreambooth_api.inference.denoising.decoding import Decoder, FinishedLatents

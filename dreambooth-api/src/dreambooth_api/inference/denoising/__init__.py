@@ -4,5 +4,6 @@
 ``underway``; ``loop`` is the thread that steps them, by a ``denoiser`` that picks batches fairly
 (``fairness``, ``batch_sizes``) and puts them together (``composition``); what is done goes to
 ``decoding``. ``beside`` is the thread for everything that is no step, and ``turns`` keeps the plain diffusers
-pipelines, which use the same weights, from stepping at the same moment.
+pipelines, which use the same weights, from stepping at the same moment. Before the first picture,
+``compiled_blocks`` compiles the UNet's for batches of every kind (``rehearsal``), on a GPU.
 """

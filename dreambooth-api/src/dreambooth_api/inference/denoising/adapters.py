@@ -1,60 +1,23 @@
-"""Which adapters a picture has, and how a network gets those of a batch."""
+"""How a network gets the adapters of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Hashable, Sequence
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 
+from dreambooth_api.inference.denoising.adapter_sets import AdapterSet
 from dreambooth_api.inference.denoising.conditioning import Conditioning
-from dreambooth_api.inference.lora import AdapterWeights, Gathered, LoraLayers, TextKeysValues
+from dreambooth_api.inference.denoising.underway import PictureUnderWay
+from dreambooth_api.inference.lora import Gathered, LoraLayers, TextKeysValues
 from dreambooth_api.models.artifact import ModelKey
-
-if TYPE_CHECKING:
-    from dreambooth_api.inference.denoising.underway import PictureUnderWay
 
 #: Different adapters in one batch.
 SLOTS = 8
 
-
-@dataclass(frozen=True)
-class AdapterUse:
-    """An adapter and how strongly it is applied."""
-
-    key: ModelKey
-    weights: AdapterWeights = field(compare=False, repr=False)
-    weight: float
-
-
-@dataclass(frozen=True)
-class AdapterSet:
-    """What one picture is drawn with; equal sets make the same network."""
-
-    uses: tuple[AdapterUse, ...] = ()
-
-    @property
-    def models(self) -> tuple[ModelKey, ...]:
-        """Whose share of the device it takes."""
-        return tuple(use.key for use in self.uses)
-
-    def __bool__(self) -> bool:
-        return bool(self.uses)
-
-
-def adapter_set(uses: Sequence[AdapterUse]) -> AdapterSet:
-    """The set of *uses*, whatever their order; what has no weight is left out."""
-    chosen = [use for use in uses if use.weight != 0]
-    return AdapterSet(tuple(sorted(chosen, key=lambda use: (use.key.tenant, use.key.pinned))))
-
-
-NO_ADAPTERS = AdapterSet()
-
-#: Makes the context of a forward pass in which the adapters are there.
-Applied = Callable[[], AbstractContextManager[None]]
+#: Has the adapters there for the forward pass that follows.
+Apply = Callable[[], None]
 
 
 class MergedAdapters:
@@ -64,20 +27,23 @@ class MergedAdapters:
 
     def __init__(self, layers: LoraLayers) -> None:
         self._layers = layers
-        self._merged = NO_ADAPTERS
-        #: Counts the merges, each of which takes the place of what was gathered before.
-        self._merges = 0
+        #: What was merged last, by keys and weights: the adapters themselves would stay in memory.
+        self._merged: tuple[Hashable, ReferenceType[Gathered]] | None = None
 
     def merge(self, adapters: AdapterSet) -> None:
         """Have these, and no others, in it until others are wanted there."""
-        if adapters == self._merged:
+        if not adapters:
+            self._layers.use(None)
             return
-        self._layers.restore()
-        self._merged = NO_ADAPTERS
-        if adapters:
-            self._merges += 1
-            self._layers.merge([(use.weights, use.weight) for use in adapters.uses])
-            self._merged = adapters
+        wanted = tuple((use.key, use.weight) for use in adapters.uses)
+        merged, gathered = self._merged, None
+        if merged is not None and merged[0] == wanted:
+            gathered = merged[1]()
+        if gathered is None or not self._layers.is_fresh(gathered):
+            self._merged = None
+            gathered = self._layers.gather_merged([(use.weights, use.weight) for use in adapters.uses])
+            self._merged = wanted, ref(gathered)
+        self._layers.use(gathered)
 
 
 class BatchAdapters(MergedAdapters):
@@ -91,20 +57,18 @@ class BatchAdapters(MergedAdapters):
         """Whether pictures with these can step together."""
         return len({model for one in sets for model in one.models}) <= SLOTS
 
-    def of_batch(self, pictures: Sequence[PictureUnderWay]) -> Applied:
-        """What each forward pass of these pictures, in the order of their rows, is to be in."""
-        self.merge(NO_ADAPTERS)
-        gathered, merges = self._gather(pictures), self._merges
+    def of_batch(self, pictures: Sequence[PictureUnderWay]) -> Apply:
+        """What is to be called before each forward pass of these pictures, in the order of their rows."""
+        gathered = self._gather(pictures)
 
-        def applied() -> AbstractContextManager[None]:
-            nonlocal gathered, merges
-            # Between two steps the plain pipelines may have had others.
-            self.merge(NO_ADAPTERS)
-            if merges != self._merges:
-                gathered, merges = self._gather(pictures), self._merges
-            return self._layers.using(gathered)
+        def apply() -> None:
+            nonlocal gathered
+            if not self._layers.is_fresh(gathered):
+                # Between two steps the plain pipelines had others.
+                gathered = self._gather(pictures)
+            self._layers.use(gathered)
 
-        return applied
+        return apply
 
     def _gather(self, pictures: Sequence[PictureUnderWay]) -> Gathered:
         slots: dict[ModelKey, int] = {}

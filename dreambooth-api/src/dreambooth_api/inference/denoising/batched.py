@@ -10,7 +10,9 @@ import torch
 from enlight_common.errors import ShuttingDown
 from enlight_common.leaving import WORDS
 
-from dreambooth_api.inference.denoising.adapters import AdapterSet, BatchAdapters
+from dreambooth_api.inference.caller import PATIENT
+from dreambooth_api.inference.denoising.adapter_sets import NO_ADAPTERS, AdapterSet
+from dreambooth_api.inference.denoising.adapters import BatchAdapters
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.beside import SideThread
 from dreambooth_api.inference.denoising.conditioning import Conditioning
@@ -95,6 +97,12 @@ class BatchedDrawings:
         self._beside.urgently(begin)
         if self._closing:
             whose.fail(ShuttingDown(WORDS))
+
+    def pictures(self, drawing: Drawing, trajectory: Trajectory) -> list[PictureUnderWay]:
+        """Those of *drawing*, without adapters, which nobody waits for and which are not stepped here."""
+        seeds = [drawing.seed + number for number in range(drawing.num_image)]
+        whose = Submission(drawing.num_image, PATIENT)
+        return self._beside.ask(lambda: self._begin(drawing, seeds, trajectory, NO_ADAPTERS, whose))
 
     def close(self, deadline: float) -> None:
         """Give up what is under way and end the threads, by *deadline* of ``time.monotonic`` if they can."""

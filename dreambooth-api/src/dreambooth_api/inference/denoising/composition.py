@@ -17,18 +17,13 @@ from dreambooth_api.inference.samplers import take_step
 
 def arranged(pictures: Sequence[PictureUnderWay], before: Sequence[PictureUnderWay]) -> list[PictureUnderWay]:
     """*pictures* in an order in which as many as can have the places that they had in the batch *before*:
-    what was put together for those need not be again. Of the others, equal adapters are neighbours.
+    what was put together for those need not be again.
     """
     wanted, size = set(pictures), len(pictures)
     places = [picture if picture in wanted else None for picture in [*before, *[None] * size][:size]]
     placed = {picture for picture in places if picture is not None}
-    others = sorted((picture for picture in pictures if picture not in placed), key=_adapters_of)
-    filled = iter(others)
-    return [next(filled) if picture is None else picture for picture in places]
-
-
-def _adapters_of(picture: PictureUnderWay) -> list[tuple[str, float]]:
-    return [(use.key.pinned, use.weight) for use in picture.adapters.uses]
+    others = (picture for picture in pictures if picture not in placed)
+    return [next(others) if picture is None else picture for picture in places]
 
 
 class Composition:
@@ -112,7 +107,7 @@ class Composition:
     def step(self, unet: Any) -> None:
         """Take one step of every picture, or, where it raises, of none."""
         number = self.steps_done
-        output = self._guide(self._predict(unet, number))
+        output = self._guide(self.predict(unet))
         noise = self._noise()
         self._latents, self._previous_x0 = take_step(
             self._latents, output, self._previous_x0, self._earlier, noise, self._coefficients[number]
@@ -129,8 +124,9 @@ class Composition:
             own = self._earlier[: picture.trajectory.earlier_outputs]
             picture.earlier = tuple(outputs[row] for outputs in own)
 
-    def _predict(self, unet: Any, number: int) -> Tensor:
-        """The UNet's output of every row, float32."""
+    def predict(self, unet: Any) -> Tensor:
+        """The UNet's output of every row for the step that is next, float32."""
+        number = self.steps_done
         latents = self._latents if self._scales is None else self._latents * self._scales[number]
         rows = latents[: self._guided].repeat_interleave(2, dim=0)
         if self._guided < len(self.pictures):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from enlight_common.errors import OutOfMemory
 
-from dreambooth_api.inference.denoising.adapters import Applied, BatchAdapters
+from dreambooth_api.inference.denoising.adapters import Apply, BatchAdapters
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
 from dreambooth_api.inference.denoising.composition import Composition, arranged
 from dreambooth_api.inference.denoising.fairness import TURN_STEPS, FairShares
@@ -62,7 +61,7 @@ class Denoiser:
         self._chosen: list[PictureUnderWay] = []
         #: Those of the last batch by their places in it.
         self._places: list[PictureUnderWay] = []
-        self._applied: Applied = nullcontext
+        self._apply: Apply = _nothing
         #: Steps since a batch was last picked regardless of who was stepping.
         self._turn = 0
         self.counts = Counts()
@@ -95,8 +94,8 @@ class Denoiser:
             with within_memory(), torch.inference_mode():
                 batch = self._batch or self._put_together()
                 self._pace.begin()
-                with self._applied():
-                    batch.step(self._unet)
+                self._apply()
+                batch.step(self._unet)
                 seconds = self._pace.stepped(finished=batch.over)
         except OutOfMemory:
             batch = None
@@ -151,7 +150,7 @@ class Denoiser:
 
     def _put_together(self) -> Composition:
         batch = Composition(self._chosen, self._device, self._dtype)
-        self._applied = self._adapters.of_batch(batch.pictures)
+        self._apply = self._adapters.of_batch(batch.pictures)
         self._batch, self._places = batch, batch.pictures
         return batch
 
@@ -174,7 +173,7 @@ class Denoiser:
         self._chosen = [picture for picture in self._chosen if picture not in gone]
         if not self._pictures:
             # What is idle holds no pictures.
-            self._places, self._applied = [], nullcontext
+            self._places, self._apply = [], _nothing
             self.counts.batch = self.counts.waiting = 0
 
     def _did_not_fit(self) -> None:
@@ -216,3 +215,7 @@ class Denoiser:
         counted = batch.counted
         for submission, number in batch.submissions.items():
             submission.stepped(counted[submission], seconds * number / len(pictures))
+
+
+def _nothing() -> None:
+    """No adapters are there for no batch."""

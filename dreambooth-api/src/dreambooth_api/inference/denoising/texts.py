@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dreambooth_api.inference.denoising.adapters import AdapterSet, MergedAdapters
+from dreambooth_api.inference.denoising.adapter_sets import AdapterSet
+from dreambooth_api.inference.denoising.adapters import MergedAdapters
 from dreambooth_api.inference.denoising.conditioning import Conditioning, Text, TextCache, time_ids
 from dreambooth_api.inference.lora import LoraLayers
 from dreambooth_api.inference.request import Drawing

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreambooth_api.inference.denoising.adapters import AdapterSet
+from dreambooth_api.inference.denoising.adapter_sets import AdapterSet
 from dreambooth_api.inference.denoising.batch_sizes import Shape
 from dreambooth_api.inference.denoising.conditioning import Conditioning
 from dreambooth_api.inference.denoising.submission import Submission

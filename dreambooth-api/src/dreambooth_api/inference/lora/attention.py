@@ -1,30 +1,24 @@
-"""An attention processor of diffusers' that makes the most of a batch whose weights are known beforehand."""
+"""Attention processors of diffusers' that make the most of a batch whose weights are known beforehand."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
-from dreambooth_api.inference.lora.layers import AdaptedLinear, Switch
-from dreambooth_api.inference.lora.stacks import Stack
+from dreambooth_api.inference.lora.layers import AdaptedLinear
+from dreambooth_api.inference.lora.rows import LayerRows
 
 
-class BatchedAttention:
-    """One product for query, key and value of a self-attention; a cross-attention's keys and values ready
-    made. Same results as ``AttnProcessor2_0``, and that itself outside of a batch.
-    """
+class _Batched(ABC):
+    """Same results as ``AttnProcessor2_0``, and that itself outside of a batch."""
 
-    def __init__(self, switch: Switch, group: int, layer: int, stack: Stack, cross: bool) -> None:
-        """*group* and *layer*: of the first of the attention's projections that share their input."""
-        self._switch = switch
-        self._group, self._layer = group, layer
-        self._cross = cross
-        self._width = stack.weights.shape[1]
-        self._bundle = 2 if cross else 3
-        self._weight = stack.of_bundle(layer // self._bundle)
+    def __init__(self, bundle: int) -> None:
+        """*bundle*: its number in its group."""
+        self.bundle = bundle
         self._plain = AttnProcessor2_0()
 
     def __call__(
@@ -35,26 +29,47 @@ class BatchedAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        current = self._switch.current
-        if current is None or attention_mask is not None or (self._cross and current.text is None):
+        projected = None if attention_mask is not None else self._projected(attn, hidden_states)
+        if projected is None:
             plain: Tensor = self._plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
             return plain
-        if self._cross:
-            assert current.text is not None
-            query = attn.to_q(hidden_states)
-            key, value = current.text.of(self._group, self._layer, self._width)
-        else:
-            rows = current.groups[self._group]
-            together = (
-                F.linear(hidden_states, self._weight)
-                if rows is None
-                else rows.linear(hidden_states, self._weight, None, self._layer, self._bundle)
-            )
-            query, key, value = together.split(self._width, dim=-1)
-        query, key, value = (_heads(x, attn.heads) for x in (query, key, value))
+        query, key, value = (_heads(x, attn.heads) for x in projected)
         attended = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
         return output
+
+    @abstractmethod
+    def _projected(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...] | None:
+        """Query, key and value, each (rows, tokens, width); None outside of a batch."""
+
+
+class BatchedSelfAttention(_Batched):
+    """One product for query, key and value."""
+
+    def __init__(self, bundle: int, weight: Tensor) -> None:
+        """*weight*: the base model's of the three, one below the other."""
+        super().__init__(bundle)
+        self._weight = weight
+        #: Whether the forward passes are a batch's, and its weights of the three; None for the base model's.
+        self.batched = False
+        self.rows: LayerRows | None = None
+
+    def _projected(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...] | None:
+        if not self.batched:
+            return None
+        if self.rows is None:
+            return F.linear(hidden_states, self._weight).chunk(3, dim=-1)
+        return self.rows.linear(hidden_states, self._weight, None).chunk(3, dim=-1)
+
+
+class BatchedCrossAttention(_Batched):
+    """Keys and values made before."""
+
+    #: The batch's keys and values, each (rows, tokens, width).
+    text: tuple[Tensor, Tensor] | None = None
+
+    def _projected(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...] | None:
+        return None if self.text is None else (attn.to_q(hidden_states), *self.text)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dreambooth_api.inference.lora.layout import Layer, LayerGroup
 from dreambooth_api.inference.lora.places import Places
-from dreambooth_api.inference.lora.rows import FactorRows, MergedRows
+from dreambooth_api.inference.lora.rows import FactorRows, GroupRows, MergedRows
 from dreambooth_api.inference.lora.stacks import Stack, merged
 from dreambooth_api.inference.lora.weights import GroupFactors
 
@@ -56,7 +56,7 @@ class MergedBuffer:
         self._stack = stack
         self._buffer: Tensor | None = None
         self._places = Places()
-        self._rows: tuple[Hashable, MergedRows] | None = None
+        self._rows: tuple[Hashable, GroupRows] | None = None
 
     @property
     def unit_bytes(self) -> int:
@@ -64,8 +64,10 @@ class MergedBuffer:
         example = self._layers[0].weight
         return len(self._layers) * example.numel() * example.element_size()
 
-    def put(self, units: Sequence[UnitFactors], changed: frozenset[int], capacity: int) -> MergedRows:
-        """Have *units*' weights in their places; room is made for *capacity*, at least."""
+    def put(
+        self, units: Sequence[UnitFactors], each: int, changed: frozenset[int], capacity: int
+    ) -> GroupRows:
+        """Have *units*' weights in their places, each for *each* rows; there is room for *capacity*."""
         buffer = self._room(max(len(units), capacity))
         base = None
         for place, unit in enumerate(units):
@@ -75,11 +77,18 @@ class MergedBuffer:
             with self._places.filling(place, unit.key):
                 made = merged(base, unit.adapters)
                 buffer[:, place].copy_(made.view(len(buffer), *buffer.shape[2:]))
-        shape = (len(units), changed)
+        shape = (len(units), each, changed)
         if self._rows is None or self._rows[0] != shape:
-            views = [part[: len(units)] if number in changed else None for number, part in enumerate(buffer)]
-            self._rows = (shape, MergedRows(views, self._group.bundle))
+            bundles = [
+                MergedRows(part[: len(units)], each) if number in changed else None
+                for number, part in enumerate(buffer)
+            ]
+            self._rows = (shape, GroupRows.of(bundles, self._group.bundle))
         return self._rows[1]
+
+    def free(self) -> None:
+        """Take no memory until the next units come."""
+        self._buffer, self._places, self._rows = None, Places(), None
 
     def _room(self, capacity: int) -> Tensor:
         if self._buffer is None or self._buffer.shape[1] < capacity:
@@ -115,8 +124,10 @@ class FactorBuffer:
         self._example = layers[0].weight
         self._by_rank: dict[int, _Padded] = {}
 
-    def put(self, units: Sequence[UnitFactors], changed: frozenset[int], capacity: int) -> FactorRows:
-        """Have *units*' matrices in their places; room is made for *capacity*, at least."""
+    def put(
+        self, units: Sequence[UnitFactors], each: int, changed: frozenset[int], capacity: int
+    ) -> GroupRows:
+        """Have *units*' matrices in their places, each for *each* rows; there is room for *capacity*."""
         rank = padded_rank(max(unit.rank for unit in units))
         padded = self._by_rank.pop(rank, None)
         if padded is None or padded.capacity < len(units):
@@ -124,7 +135,11 @@ class FactorBuffer:
                 del self._by_rank[next(iter(self._by_rank))]
             padded = _Padded(self._group, rank, max(len(units), capacity), self._example)
         self._by_rank[rank] = padded
-        return padded.put(units, changed)
+        return padded.put(units, each, changed)
+
+    def free(self) -> None:
+        """Take no memory until the next units come."""
+        self._by_rank.clear()
 
 
 class _Padded:
@@ -135,19 +150,27 @@ class _Padded:
         self._downs = example.new_empty(bundles, capacity, group.bundle, rank, group.inputs)
         self._ups = example.new_empty(layers, capacity, group.outputs, rank)
         self._places = Places()
+        self._rows: tuple[Hashable, GroupRows] | None = None
 
-    def put(self, units: Sequence[UnitFactors], changed: frozenset[int]) -> FactorRows:
+    def put(self, units: Sequence[UnitFactors], each: int, changed: frozenset[int]) -> GroupRows:
         for place, unit in enumerate(units):
             if not self._places.holds(place, unit.key):
                 with self._places.filling(place, unit.key):
                     self._put_unit(place, unit)
+        shape = (len(units), each, changed)
+        if self._rows is None or self._rows[0] != shape:
+            bundles = [
+                self._of_bundle(number, len(units), each) if number in changed else None
+                for number in range(len(self._downs))
+            ]
+            self._rows = (shape, GroupRows.of(bundles, self._group.bundle))
+        return self._rows[1]
+
+    def _of_bundle(self, number: int, units: int, each: int) -> FactorRows:
         group = self._group
-        shape = (-1, group.bundle * self._rank, *group.shape[1:])
-        downs = [
-            down[: len(units)].view(shape) if number in changed else None
-            for number, down in enumerate(self._downs)
-        ]
-        return FactorRows(downs, [up[: len(units)] for up in self._ups], group.bundle)
+        down = self._downs[number, :units].view(-1, group.bundle * self._rank, *group.shape[1:])
+        ups = self._ups[number * group.bundle : (number + 1) * group.bundle, :units]
+        return FactorRows(down, tuple(ups), each)
 
     def _put_unit(self, place: int, unit: UnitFactors) -> None:
         self._downs[:, place].zero_()

@@ -30,6 +30,11 @@ class LayerGroup:
         return len(self.shape) == 2
 
     @property
+    def in_attention(self) -> bool:
+        """Whether they are projections of attentions, which most adapters change and nothing else."""
+        return "attn" in self.role or self.role in (SELF_PROJECTIONS, CROSS_KEYS_VALUES)
+
+    @property
     def outputs(self) -> int:
         """Numbers that one layer gives for each position."""
         return self.shape[0]

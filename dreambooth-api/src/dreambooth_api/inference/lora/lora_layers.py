@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_api.inference.lora.attention import BatchedAttention, fits
-from dreambooth_api.inference.lora.buffers import FactorBuffer, MergedBuffer, UnitFactors, changed_bundles
-from dreambooth_api.inference.lora.layers import AdaptedConv2d, AdaptedLinear, Switch
-from dreambooth_api.inference.lora.layout import (
-    CROSS_KEYS_VALUES,
-    SELF_PROJECTIONS,
-    LayerGroup,
-    group_layers,
-    layer_named,
-)
-from dreambooth_api.inference.lora.rows import Rows
+from dreambooth_api.inference.lora.adapted_group import AdaptedGroup
+from dreambooth_api.inference.lora.buffers import UnitFactors
+from dreambooth_api.inference.lora.layout import CROSS_KEYS_VALUES, LayerGroup, group_layers
+from dreambooth_api.inference.lora.rows import GroupRows
 from dreambooth_api.inference.lora.slots import Placed, Slots
-from dreambooth_api.inference.lora.stacks import Stack
-from dreambooth_api.inference.lora.text import TextBuffers, TextKeysValues, TextRows, keys_values
+from dreambooth_api.inference.lora.text import TextBuffers, TextKeysValues, keys_values
 from dreambooth_api.inference.lora.weights import AdapterWeights
 
 #: As much as it takes.
@@ -35,13 +25,17 @@ _Unit = tuple[tuple[Placed, float], ...]
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """A batch's adapters and text, put together. It lies in buffers that the next ``gather`` writes to, and
-    is to be used until then.
+    """A batch's adapters and text, put together. It lies in buffers that the next gathering writes to: from
+    then on it is stale.
     """
 
     #: By group of layers; None for the base model's own weights.
-    groups: tuple[Rows | None, ...]
-    text: TextRows | None
+    groups: tuple[GroupRows | None, ...]
+    #: By group of layers, keys and values of the batch's text where they were made before.
+    text: Mapping[int, Tensor]
+
+
+_CHANGING = Gathered((), {})
 
 
 class LoraLayers:
@@ -64,61 +58,29 @@ class LoraLayers:
         with adapters of their own (a picture's two rows are one unit); *unit_bytes*: what whole weights of
         these may take. Groups of layers beyond that get low-rank products instead, the largest layers first.
         """
-        parameter = next(network.parameters())
-        self._device = parameter.device
         self._part = part
-        self._groups = group_layers(network)
         self._capacity = units
-        self._switch = Switch()
-        self._merging = False
+        self._device = next(network.parameters()).device
         self._slots = Slots(slots, part, self._device)
-        self._stacks: dict[int, Stack] = {}
-        self._merged: list[MergedBuffer] = []
-        self._factors: list[FactorBuffer] = []
-        for number, group in enumerate(self._groups):
-            self._adapt(network, number, group)
+        self._groups = [AdaptedGroup(network, group) for group in group_layers(network)]
+        for group in self._groups:
+            group.set_processors(network)
         self._whole = self._groups_with_whole_weights(unit_bytes)
-        self._set_processors(network)
         self._text = TextBuffers()
-
-    def _adapt(self, network: nn.Module, number: int, group: LayerGroup) -> None:
-        """Replace the layers of a group."""
-        for index, name in enumerate(group.names):
-            old = network.get_submodule(name)
-            new: nn.Module
-            if isinstance(old, nn.Linear):
-                new = AdaptedLinear.instead_of(old, self._switch, number, index)
-            else:
-                assert isinstance(old, nn.Conv2d)
-                new = AdaptedConv2d.instead_of(old, self._switch, number, index)
-            network.set_submodule(name, new)
-        if group.is_linear:
-            self._stacks[number] = Stack(network, group)
-        layers = [layer_named(network, name) for name in group.names]
-        self._merged.append(MergedBuffer(group, layers, self._stacks.get(number)))
-        self._factors.append(FactorBuffer(group, layers))
+        #: The last gathering, which is not stale, and the one that forward passes are done with.
+        self._fresh: Gathered | None = None
+        self._used: Gathered | None = None
 
     def _groups_with_whole_weights(self, unit_bytes: int) -> frozenset[int]:
         """Small layers first: their low-rank products take longest in relation to their own."""
-        sizes = [group.outputs * group.inputs for group in self._groups]
+        sizes = [one.group.outputs * one.group.inputs for one in self._groups]
         left, chosen = unit_bytes, []
         for number in sorted(range(len(sizes)), key=lambda number: sizes[number]):
-            left -= self._merged[number].unit_bytes * self._capacity
+            left -= self._groups[number].unit_bytes * self._capacity
             if left < 0:
                 break
             chosen.append(number)
         return frozenset(chosen)
-
-    def _set_processors(self, network: nn.Module) -> None:
-        for number, group in enumerate(self._groups):
-            if group.role not in (SELF_PROJECTIONS, CROSS_KEYS_VALUES):
-                continue
-            for layer in range(0, len(group.names), group.bundle):
-                attention = network.get_submodule(group.names[layer].rpartition(".")[0])
-                if fits(attention):
-                    cross = group.role == CROSS_KEYS_VALUES
-                    processor = BatchedAttention(self._switch, number, layer, self._stacks[number], cross)
-                    setattr(attention, "processor", processor)  # noqa: B010
 
     @torch.inference_mode()
     def place(self, key: Hashable, weights: AdapterWeights, in_use: Collection[int] = ()) -> int:
@@ -138,11 +100,12 @@ class LoraLayers:
         """
         unit = self._unit(adapters or {})
         made = {}
-        for number, group in enumerate(self._groups):
-            if group.role == CROSS_KEYS_VALUES:
-                self._stacks[number].check()
+        for number, adapted in enumerate(self._groups):
+            if adapted.group.role == CROSS_KEYS_VALUES:
+                assert adapted.stack is not None
+                adapted.stack.check()
                 factors = self._factors_of(unit, number).adapters
-                made[number] = keys_values(embeddings, self._stacks[number], factors)
+                made[number] = keys_values(embeddings, adapted.stack, factors)
         return TextKeysValues(made)
 
     @torch.inference_mode()
@@ -152,25 +115,51 @@ class LoraLayers:
         """What a batch needs, to be asked when its composition changes.
 
         *rows*: of each row of the batch (guidance's unconditional ones included) its adapters' slots and
-        weights, which add up. Rows with the same should be neighbours: a batch where each picture's two rows
-        are takes half of what it takes otherwise, and one where all rows are the same is the cheapest. A
-        picture that keeps its place from batch to batch has nothing made anew. *text*: its keys and values,
+        weights, which add up. A picture's two rows should be neighbours: then the batch takes half of what it
+        takes otherwise. One where all rows have the same is the cheapest. A picture that keeps its place from
+        batch to batch has nothing made anew. *text*: its keys and values,
         one after the other as many rows.
         """
-        if self._merging:
-            raise RuntimeError("the adapters of a merge are still applied")
         keyed = [self._unit(row) for row in rows]
         runs = [(unit, len(list(run))) for unit, run in groupby(keyed)]
-        together = math.gcd(*(length for _, length in runs))
-        units = [unit for unit, length in runs for _ in range(length // together)]
-        if len(runs) == 1:
-            units = units[:1]
-        rows_text = None
-        if text is not None:
-            if sum(one.rows for one in text) != len(rows):
-                raise ValueError("text must have as many rows as the batch")
-            rows_text = self._text.put(text, 2 * self._capacity)
-        return Gathered(self._put(units), rows_text)
+        # A picture's two rows, never those of several: who joins changes nobody's unit, and what is compiled
+        # for units of two rows serves all batches.
+        each = 1 if any(length % 2 for _, length in runs) else 2
+        units = keyed[::each]
+        if text is not None and sum(one.rows for one in text) != len(rows):
+            raise ValueError("text must have as many rows as the batch")
+        return self._put(units[:1] if len(runs) == 1 else units, each, text)
+
+    @torch.inference_mode()
+    def gather_merged(self, adapters: Sequence[tuple[AdapterWeights, float]]) -> Gathered:
+        """The same adapters for all rows of whatever is drawn, without slots."""
+        unit = tuple((self._slots.on_device(one), weight) for one, weight in adapters if weight)
+        return self._put([unit], 1)
+
+    @torch.inference_mode()
+    def gather_random(
+        self, adapted: Callable[[LayerGroup], bool], units: int, text: Sequence[TextKeysValues]
+    ) -> Gathered:
+        """As for *units*, alike in rows, with random adapters in the groups that are *adapted*: what is
+        computed with such batches can be rehearsed before there are any. To be followed by ``free``.
+        """
+        self.free()
+        each = sum(one.rows for one in text) // units
+        gathered = self._put([()] * units, each, text, adapted, capacity=units)
+        generator = torch.Generator(self._device).manual_seed(units)
+        for rows in gathered.groups:
+            for bundle in () if rows is None else rows.bundles:
+                if bundle is not None:
+                    bundle.randomise(generator)
+        return gathered
+
+    def free(self) -> None:
+        """Take no memory for batches until the next one comes; the base model is in use."""
+        self._fresh = None
+        self.use(None)
+        for adapted in self._groups:
+            adapted.free()
+        self._text.free()
 
     def _unit(self, adapters: Mapping[int, float]) -> _Unit:
         """In an order of their own, so that equal units are recognised; without those of no weight."""
@@ -186,44 +175,51 @@ class LoraLayers:
                 adapters.append((factors, weight))
         return UnitFactors(tuple(key), tuple(adapters))
 
-    def _put(self, units: Sequence[_Unit]) -> tuple[Rows | None, ...]:
-        """The units' weights into the buffers of those groups that any of them changes."""
-        rows: list[Rows | None] = []
-        for number, group in enumerate(self._groups):
+    def _put(
+        self,
+        units: Sequence[_Unit],
+        each: int,
+        text: Sequence[TextKeysValues] | None = None,
+        adapted_anyway: Callable[[LayerGroup], bool] = lambda group: False,
+        capacity: int | None = None,
+    ) -> Gathered:
+        """The weights of units of *each* rows into the buffers of those groups that any of them changes."""
+        # What lies there now is written over: nothing goes on with it, also where this fails.
+        self._fresh = None
+        self.use(None)
+        most = self._capacity if capacity is None else capacity
+        rows = []
+        for number, adapted in enumerate(self._groups):
             shares = [self._factors_of(unit, number) for unit in units]
-            changed = changed_bundles(group, shares)
-            if not changed:
-                rows.append(None)
-                continue
-            if number in self._stacks:
-                self._stacks[number].check()
-            if len(units) == 1 or number in self._whole:
-                capacity = self._capacity if number in self._whole else 1
-                rows.append(self._merged[number].put(shares, changed, capacity))
+            kept_whole = number in self._whole
+            # One unit's weights are always whole: merged, they cost nothing at each step.
+            whole = kept_whole or len(units) == 1
+            room = most if kept_whole or not whole else 1
+            anyway = adapted_anyway(adapted.group)
+            rows.append(adapted.put(shares, each, whole=whole, capacity=room, all_changed=anyway))
+        texts = {} if text is None else self._text.put(text, 2 * most)
+        self._fresh = Gathered(tuple(rows), texts)
+        return self._fresh
+
+    def is_fresh(self, gathered: Gathered) -> bool:
+        """Whether nothing was gathered since."""
+        return gathered is self._fresh
+
+    def use(self, gathered: Gathered | None) -> None:
+        """Do the forward passes from here on with *gathered*; None for the base model, as it was made.
+
+        Raises:
+            RuntimeError: *gathered* is stale.
+        """
+        if gathered is self._used:
+            return
+        if gathered is not None and not self.is_fresh(gathered):
+            raise RuntimeError("these adapters were gathered before others, which lie in their place now")
+        # Neither, should this fail midway.
+        self._used = _CHANGING
+        for number, adapted in enumerate(self._groups):
+            if gathered is None:
+                adapted.use(None, None, batched=False)
             else:
-                rows.append(self._factors[number].put(shares, changed, self._capacity))
-        return tuple(rows)
-
-    @contextmanager
-    def using(self, gathered: Gathered | None) -> Iterator[None]:
-        """Do the forward passes inside with *gathered*; None for the base model."""
-        if self._merging and gathered is not None:
-            raise RuntimeError("the adapters of a merge are still applied")
-        before, self._switch.current = self._switch.current, gathered
-        try:
-            yield
-        finally:
-            self._switch.current = before
-
-    @torch.inference_mode()
-    def merge(self, adapters: Sequence[tuple[AdapterWeights, float]]) -> None:
-        """Have all forward passes done with *adapters*, whoever does them, until ``restore``."""
-        self.restore()
-        unit = tuple((self._slots.on_device(weights), weight) for weights, weight in adapters if weight)
-        self._switch.current = Gathered(self._put([unit]), None)
-        self._merging = True
-
-    def restore(self) -> None:
-        """Have them done with the base model's own weights again, which were never touched."""
-        if self._merging:
-            self._switch.current, self._merging = None, False
+                adapted.use(gathered.groups[number], gathered.text.get(number), batched=True)
+        self._used = gathered

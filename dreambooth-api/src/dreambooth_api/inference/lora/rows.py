@@ -1,12 +1,14 @@
 """How a layer computes a batch whose rows have different weights.
 
-A batch's rows come in *units*: as many neighbours at a time as have the same adapters throughout, a picture's
-unconditional and conditional row for instance.
+A batch's rows come in *units* of equal adapters: a picture's unconditional and conditional row, or where some
+picture has but one, every row.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,59 +16,82 @@ from torch import Tensor, nn
 
 Pair = tuple[int, int]
 
+#: Of random weights beside the base model's.
+_RANDOM = 0.3
 
-class Rows(Protocol):
-    """One group's weights for the batch."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, layer: int, bundle: int) -> Tensor:
-        """What *bundle* neighbouring layers, from *layer* on, give for *x* (rows, …, in): (rows, …, out of
-        all). *weight* is the base model's.
-        """
+class LayerRows(Protocol):
+    """The batch's weights of one layer, or of a bundle of layers that share their input."""
 
-    def convolve(self, x: Tensor, convolution: nn.Conv2d, layer: int) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layers give for *x* (rows, …, in): (rows, …, out of all). *weight* is the base model's."""
+
+    def convolve(self, x: Tensor, convolution: nn.Conv2d) -> Tensor:
         """What the convolution gives for *x* (rows, in, height, width)."""
+
+    def one_of(self, bundle: int, number: int) -> Self:
+        """Those of layer *number* of a bundle of *bundle*."""
+
+    def randomise(self, generator: torch.Generator) -> None:
+        """Give every unit other weights, of an adapter's order of size. *generator* is on their device."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupRows:
+    """The batch's weights of a group of layers, by bundle and by layer; None where no adapter in the batch
+    changes them.
+    """
+
+    bundles: tuple[LayerRows | None, ...]
+    layers: tuple[LayerRows | None, ...]
+
+    @classmethod
+    def of(cls, bundles: Sequence[LayerRows | None], bundle: int) -> Self:
+        """*bundle*: how many layers each has."""
+        if bundle == 1:
+            return cls(tuple(bundles), tuple(bundles))
+        layers = [rows and rows.one_of(bundle, number) for rows in bundles for number in range(bundle)]
+        return cls(tuple(bundles), tuple(layers))
 
 
 class MergedRows:
-    """Every unit has whole weights of its own, (units, out, in) for each layer: one batched product, or one
-    grouped convolution, which costs what the base model's own costs.
+    """Every unit has whole weights of its own: one batched product, or one grouped convolution, which costs
+    what the base model's own costs.
     """
 
-    def __init__(self, weights: list[Tensor | None], bundle: int) -> None:
-        """*weights*: of each bundle of *bundle* layers, (units, out of all, in …); None where no adapter in
-        the batch changes it.
-        """
-        self._weights = weights
-        self._bundle = bundle
+    def __init__(self, weights: Tensor, each: int) -> None:
+        """*weights*: (units, out of all, in …); *each*: rows of a unit."""
+        self.weights, self.each = weights, each
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, layer: int, bundle: int) -> Tensor:
-        weights = self._weights[layer // self._bundle]
-        if weights is None:
-            return F.linear(x, weight, bias)
-        if bundle != self._bundle:  # one of those that share their input, asked for alone
-            outputs = weights.shape[1] // self._bundle
-            weights = weights[:, (layer % self._bundle) * outputs :][:, :outputs]
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weights = self.weights
         units = weights.shape[0]
         if units == 1:
             return F.linear(x, weights[0], bias)
-        flat = x.reshape(units, -1, x.shape[-1])
+        flat = _by_unit(x, units, self.each)
         y = torch.bmm(flat, weights.mT) if bias is None else torch.baddbmm(bias, flat, weights.mT)
-        return y.view(*x.shape[:-1], weights.shape[1])
+        return _by_row(y, x, self.each)
 
-    def convolve(self, x: Tensor, convolution: nn.Conv2d, layer: int) -> Tensor:
-        weights = self._weights[layer]
-        if weights is None:
-            return convolved(x, convolution)
+    def convolve(self, x: Tensor, convolution: nn.Conv2d) -> Tensor:
+        weights = self.weights
         units, stride, padding = weights.shape[0], _pair(convolution.stride), _padding(convolution)
         if units == 1:
             return F.conv2d(x, weights[0], convolution.bias, stride, padding)
         if convolution.kernel_size == (1, 1) and stride == (1, 1):
-            rows = len(x)
-            y = torch.matmul(weights.flatten(2).unsqueeze(1), x.reshape(units, rows // units, x.shape[1], -1))
-            y = y.view(rows, -1, *x.shape[2:])
+            pixels = x.flatten(2).unflatten(0, (units, self.each))
+            y = torch.matmul(weights.flatten(2).unsqueeze(1), pixels)
+            y = y.flatten(0, 1).view(len(x), -1, *x.shape[2:])
             return y if convolution.bias is None else y + convolution.bias[:, None, None]
-        y = grouped_convolution(x, weights, stride, padding)
+        y = grouped_convolution(x, weights, self.each, stride, padding)
         return y if convolution.bias is None else y + convolution.bias[:, None, None]
+
+    def one_of(self, bundle: int, number: int) -> MergedRows:
+        outputs = self.weights.shape[1] // bundle
+        return MergedRows(self.weights[:, number * outputs : (number + 1) * outputs], self.each)
+
+    def randomise(self, generator: torch.Generator) -> None:
+        noise = torch.empty_like(self.weights).normal_(generator=generator)
+        self.weights.add_(noise * self.weights.std(), alpha=_RANDOM)
 
 
 class FactorRows:
@@ -74,49 +99,62 @@ class FactorRows:
     products a layer, but hardly any memory.
     """
 
-    def __init__(self, downs: list[Tensor | None], ups: list[Tensor], bundle: int) -> None:
-        """*downs*: of each bundle (units, rank of all, in …), or None where no adapter in the batch changes
-        it; *ups*: of each layer (units, out, rank).
-        """
-        self._downs, self._ups = downs, ups
-        self._bundle = bundle
+    def __init__(self, down: Tensor, ups: tuple[Tensor, ...], each: int) -> None:
+        """*down*: (units, rank of all, in …); *ups*: of each layer (units, out, rank); *each*: as above."""
+        self.down, self.ups, self.each = down, ups, each
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, layer: int, bundle: int) -> Tensor:
-        down, ups = self._downs[layer // self._bundle], self._ups[layer : layer + bundle]
-        if down is None:
-            return F.linear(x, weight, bias)
-        units, outputs, rank = ups[0].shape
-        if bundle != self._bundle:
-            down = down[:, (layer % self._bundle) * rank :][:, :rank]
-        flat = x.reshape(units, -1, x.shape[-1])
-        low = torch.bmm(flat, down.mT)
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        units, outputs, rank = self.ups[0].shape
+        flat = _by_unit(x, units, self.each)
+        low = torch.bmm(flat, self.down.mT)
         y = F.linear(flat, weight, bias)
-        for number, up in enumerate(ups):
+        for number, up in enumerate(self.ups):
             part = y[..., number * outputs : (number + 1) * outputs]
             part.baddbmm_(low[..., number * rank : (number + 1) * rank], up.mT)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return _by_row(y, x, self.each)
 
-    def convolve(self, x: Tensor, convolution: nn.Conv2d, layer: int) -> Tensor:
-        down, up = self._downs[layer], self._ups[layer]
+    def convolve(self, x: Tensor, convolution: nn.Conv2d) -> Tensor:
+        down, (up,) = self.down, self.ups
         y = convolved(x, convolution)
-        if down is None:
-            return y
-        units, rows = len(up), len(x)
-        low = grouped_convolution(x, down, _pair(convolution.stride), _padding(convolution))
-        low = low.reshape(units, rows // units, low.shape[1], -1)
+        low = grouped_convolution(x, down, self.each, _pair(convolution.stride), _padding(convolution))
+        low = low.flatten(2).unflatten(0, (down.shape[0], self.each))
         return y + torch.matmul(up.unsqueeze(1), low).view(y.shape)
 
+    def one_of(self, bundle: int, number: int) -> FactorRows:
+        rank = self.down.shape[1] // bundle
+        down = self.down[:, number * rank : (number + 1) * rank]
+        return FactorRows(down, (self.ups[number],), self.each)
 
-def grouped_convolution(x: Tensor, weights: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Each unit's rows of *x* (rows, in, height, width) by its own of *weights* (units, out, in, kh, kw)."""
-    units, outputs = weights.shape[:2]
-    rows, channels, height, width = x.shape
+    def randomise(self, generator: torch.Generator) -> None:
+        for matrices in (self.down, *self.ups):
+            matrices.normal_(std=_RANDOM / matrices[0, 0].numel() ** 0.5, generator=generator)
+
+
+# No size is left to be found out of others: the compiler takes ten times as long over a block where one is.
+
+
+def _by_unit(x: Tensor, units: int, each: int) -> Tensor:
+    """(rows, …, in) as (units, all of a unit's, in)."""
+    by_unit: Tensor = x.unflatten(0, (units, each))
+    return by_unit.flatten(1, -2)
+
+
+def _by_row(y: Tensor, x: Tensor, each: int) -> Tensor:
+    """(units, all of a unit's, out) as *x*, (rows, …, out)."""
+    by_row: Tensor = y.unflatten(1, (each, *x.shape[1:-1]))
+    return by_row.flatten(0, 1)
+
+
+def grouped_convolution(x: Tensor, weights: Tensor, each: int, stride: Pair, padding: Pair) -> Tensor:
+    """Each unit's *each* rows of *x* (rows, in, height, width) by its own of *weights*
+    (units, out, in, kh, kw).
+    """
+    units = weights.shape[0]
     # One group of channels for each unit: (rows of a unit, units × channels, …).
-    x = x.reshape(units, rows // units, channels, height, width).transpose(0, 1)
-    x = x.reshape(rows // units, units * channels, height, width)
+    x = x.unflatten(0, (units, each)).transpose(0, 1).flatten(1, 2)
     y = F.conv2d(x, weights.flatten(0, 1), None, stride, padding, groups=units)
-    y = y.view(rows // units, units, outputs, *y.shape[2:]).transpose(0, 1)
-    return y.reshape(rows, outputs, *y.shape[3:])
+    by_unit: Tensor = y.unflatten(1, (units, -1))
+    return by_unit.transpose(0, 1).flatten(0, 1)
 
 
 def convolved(x: Tensor, convolution: nn.Conv2d) -> Tensor:

@@ -52,8 +52,14 @@ class TextBuffers:
         self._buffers: dict[int, Tensor] = {}
         self._places = Places()
 
-    def put(self, texts: Sequence[TextKeysValues], capacity: int) -> TextRows:
-        """The batch whose rows are those of *texts*, one after the other; room is made for *capacity*."""
+    def free(self) -> None:
+        """Take no memory until the next texts come."""
+        self._buffers, self._places = {}, Places()
+
+    def put(self, texts: Sequence[TextKeysValues], capacity: int) -> Mapping[int, Tensor]:
+        """By group those of the batch, whose rows are those of *texts*, one after the other; room is made for
+        *capacity*.
+        """
         rows = [(text, number) for text in texts for number in range(text.rows)]
         shapes = {group: made.shape[1:] for group, made in texts[0].by_group.items()}
         for text in texts:
@@ -72,17 +78,4 @@ class TextBuffers:
             with self._places.filling(place, row):
                 for group, made in text.by_group.items():
                     self._buffers[group][place].copy_(made[number])
-        return TextRows({group: self._buffers[group][: len(rows)] for group in shapes})
-
-
-class TextRows:
-    """A batch's keys and values."""
-
-    def __init__(self, by_group: Mapping[int, Tensor]) -> None:
-        self._by_group = by_group
-
-    def of(self, group: int, layer: int, width: int) -> tuple[Tensor, Tensor]:
-        """Key and value, each (rows, tokens, *width*), of the attention whose key is layer *layer*."""
-        made = self._by_group[group]
-        start = layer * width
-        return made[..., start : start + width], made[..., start + width : start + 2 * width]
+        return {group: self._buffers[group][: len(rows)] for group in shapes}
