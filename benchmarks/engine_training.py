@@ -165,8 +165,13 @@ def job_efficiency(args: argparse.Namespace) -> Iterator[Figure]:
                 whole = time.perf_counter() - started
             trainings.shutdown(10)
             of_steps = steps * steady_step(arrived)
+            first, began = next((step, at) for step, at in arrived if step > 0)
+            ended = next(at for step, at in arrived if step == steps)
+            of_first = first * of_steps / steps
             yield Figure.of(f"job_efficiency, spare {spare}", [of_steps / whole])
-            yield Figure.of(f"seconds beside its steps, spare {spare}", [whole - of_steps])
+            yield Figure.of(f"seconds before its first step, spare {spare}", [began - started - of_first])
+            yield Figure.of(f"seconds of slower steps, spare {spare}", [ended - began - of_steps + of_first])
+            yield Figure.of(f"seconds after its last step, spare {spare}", [started + whole - ended])
 
 
 def arrivals(trainings: Trainings, model_id: str, options: TrainingOptions) -> list[tuple[int, float]]:

@@ -31,8 +31,8 @@ class Stack:
             redis,
             BROKER_URL=broker.url,  # type: ignore[attr-defined]
             MONGO_DATABASE=f"stack{broker.port}",
-            LEASE_S="2",
-            GRACE_S="3",
+            LEASE_S="5",
+            GRACE_S="5",
             **urls,
         )
         self.background = Background(folder, self.main_api)
