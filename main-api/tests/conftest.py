@@ -30,9 +30,7 @@ def main_api(
 
 
 @pytest.fixture(scope="session")
-def everything_running(
-    tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
-) -> Iterator[Everything]:
+def everything_running(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Everything]:
     """Shared by the tests of the façades."""
-    with everything(tmp_path_factory.mktemp("facades"), mongo, redis) as found:
+    with everything(tmp_path_factory.mktemp("facades"), redis) as found:
         yield found

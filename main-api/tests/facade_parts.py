@@ -57,28 +57,25 @@ class Everything:
 
 
 @contextmanager
-def everything(folder: Path, mongo: MongoStandIn, redis: RedisServer) -> Iterator[Everything]:
-    services = OtherServer(image_service)
-    instance = Instance(folder)
-    urls = dict.fromkeys(("BGREM_URL", "UPSAMPLER_URL", "REALESRGAN_URL"), services.url)
-    main_api = MainApi(
-        folder,
-        mongo,
-        redis,
-        DREAMBOOTH_URL=instance.url,
-        LEGACY_TENANT="legacy",
-        MONGO_DATABASE="facades",
-        BROKER_URL=redis.url.replace("/0", "/1"),
-        **urls,
-    )
-    background = Background(folder, main_api)
-    servers: list[Server] = [instance, main_api, background]
-    try:
-        # Together: the instance takes longer than all the others.
-        with ThreadPoolExecutor(len(servers)) as threads:
-            list(threads.map(lambda server: server.start(), servers))
-        yield Everything(main_api, services)
-    finally:
-        for server in servers:
-            server.kill()
-        services.close()
+def everything(folder: Path, redis: RedisServer) -> Iterator[Everything]:
+    with MongoStandIn(folder) as mongo, OtherServer(image_service) as services:
+        urls = dict.fromkeys(("BGREM_URL", "UPSAMPLER_URL", "REALESRGAN_URL"), services.url)
+        instance = Instance(folder)
+        main_api = MainApi(
+            folder,
+            mongo,
+            redis,
+            DREAMBOOTH_URL=instance.url,
+            LEGACY_TENANT="legacy",
+            BROKER_URL=redis.url.replace("/0", "/1"),
+            **urls,
+        )
+        servers: list[Server] = [instance, main_api, Background(folder, main_api)]
+        try:
+            # Together: the instance takes longer than all the others.
+            with ThreadPoolExecutor(len(servers)) as threads:
+                list(threads.map(lambda server: server.start(), servers))
+            yield Everything(main_api, services)
+        finally:
+            for server in servers:
+                server.kill()

@@ -104,6 +104,8 @@ class Server:
 
 
 class MongoStandIn(Server):
+    """It keeps the collections of all databases together: records of one's own need a server of one's own."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "nx-27017")
 

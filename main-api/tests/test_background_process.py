@@ -21,16 +21,16 @@ IMAGES = 2
 class Stack:
     """A main-api and a background process of their own, over a broker that may be killed."""
 
-    def __init__(self, folder: Path, mongo: MongoStandIn, redis: RedisServer, broker: Server) -> None:
+    def __init__(self, folder: Path, redis: RedisServer, broker: Server) -> None:
         self.services = OtherServer(image_service)
+        self.mongo = MongoStandIn(folder)
         self.broker = broker
         urls = dict.fromkeys(("BGREM_URL", "UPSAMPLER_URL", "REALESRGAN_URL"), self.services.url)
         self.main_api = MainApi(
             folder,
-            mongo,
+            self.mongo,
             redis,
             BROKER_URL=broker.url,  # type: ignore[attr-defined]
-            MONGO_DATABASE=f"stack{broker.port}",
             LEASE_S="5",
             GRACE_S="5",
             **urls,
@@ -40,8 +40,13 @@ class Stack:
     def tenant(self) -> Api:
         return self.main_api.as_tenant("stack")
 
+    def start(self) -> None:
+        """All but the background process."""
+        for server in (self.mongo, self.broker, self.main_api):
+            server.start()
+
     def stop(self) -> None:
-        for server in (self.background, self.main_api, self.broker):
+        for server in (self.background, self.main_api, self.broker, self.mongo):
             server.kill()
         self.services.close()
 
@@ -55,21 +60,18 @@ def removal(tenant: Api, **fields: Any) -> str:
 def is_done(tenant: Api, job_id: str) -> bool:
     """Fails at once where it never will be."""
     job = tenant.job(job_id)
-    assert job["status"] not in ("failed", "canceled"), job
+    assert job["status"] not in ("failed", "canceled"), (job["error"], job["logs"])
     return bool(job["status"] == "succeeded")
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
-def stack(
-    request: pytest.FixtureRequest, tmp_path: Path, mongo: MongoStandIn, redis: RedisServer
-) -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer) -> Iterator[Stack]:
     folder = tmp_path / "broker"
     folder.mkdir()
     broker = RabbitmqServer(folder) if request.param == "rabbitmq" else RedisServer(folder)
-    found = Stack(tmp_path, mongo, redis, broker)
+    found = Stack(tmp_path, redis, broker)
     try:
-        broker.start()
-        found.main_api.start()
+        found.start()
         yield found
     finally:
         found.stop()
@@ -119,11 +121,9 @@ def test_brokers_and_processes_are_killed_and_no_job_is_lost(stack: Stack) -> No
     assert is_done(tenant, last)
 
 
-def test_what_does_not_end_within_the_grace_time_is_given_back(
-    tmp_path: Path, mongo: MongoStandIn, redis: RedisServer
-) -> None:
+def test_what_does_not_end_within_the_grace_time_is_given_back(tmp_path: Path, redis: RedisServer) -> None:
     (tmp_path / "broker").mkdir()
-    stack = Stack(tmp_path, mongo, redis, RedisServer(tmp_path / "broker"))
+    stack = Stack(tmp_path, redis, RedisServer(tmp_path / "broker"))
     hangs = threading.Event()
 
     def hang(got: Received) -> Reply:
@@ -131,8 +131,7 @@ def test_what_does_not_end_within_the_grace_time_is_given_back(
         return image_service(got)
 
     try:
-        stack.broker.start()
-        stack.main_api.start()
+        stack.start()
         stack.background.start()
         stack.services.answer = hang
         tenant = stack.tenant()

@@ -13,7 +13,7 @@ from worker_calls import post
 def test_jobs_that_one_more_worker_could_begin_are_counted_and_no_others(
     tmp_path: Path, redis: RedisServer
 ) -> None:
-    # A server of its own: the stand-in keeps the jobs of all databases together, those of other tests, too.
+    # Of its own: the jobs of other tests would be counted, too.
     with MongoStandIn(tmp_path) as mongo, MainApi(tmp_path, mongo, redis) as main_api:
         busy = main_api.as_tenant("busy", max_processing=2)
         failing = main_api.as_tenant("failing")

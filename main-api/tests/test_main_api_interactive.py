@@ -30,19 +30,16 @@ WAIT = {"Prefer": "wait=60"}
 
 @pytest.fixture(scope="module")
 def drawing(
-    tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
+    tmp_path_factory: pytest.TempPathFactory, redis: RedisServer
 ) -> Iterator[tuple[Instance, MainApi]]:
     instance = Instance()
     folder = tmp_path_factory.mktemp("drawing")
-    api = MainApi(
-        folder, mongo, redis, DREAMBOOTH_URL=instance.url, MONGO_DATABASE="drawing", LEASE_S="3", GRACE_S="30"
-    )
-    api.start()
-    try:
+    with (
+        MongoStandIn(folder) as mongo,
+        MainApi(folder, mongo, redis, DREAMBOOTH_URL=instance.url, LEASE_S="3", GRACE_S="30") as api,
+    ):
         yield instance, api
-    finally:
-        api.kill()
-        instance.shutdown()
+    instance.shutdown()
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def instance(drawing: tuple[Instance, MainApi]) -> Instance:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_over(drawing: tuple[Instance, MainApi]) -> Iterator[None]:
-    """No test finds another's jobs in the queue: the stand-in keeps those of all databases together."""
+    """No test finds another's jobs in the queue."""
     _cancel_all(drawing[1])
     yield
     _cancel_all(drawing[1])

@@ -40,12 +40,10 @@ def at_once(count: int, call: Callable[[int], Result]) -> list[Result]:
 
 
 @pytest.fixture(scope="module")
-def quick_api(
-    tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
-) -> Iterator[MainApi]:
+def quick_api(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[MainApi]:
     """A main-api whose leases last a second, with records of its own."""
     folder = tmp_path_factory.mktemp("quick")
-    with MainApi(folder, mongo, redis, LEASE_S=str(LEASE_S), MONGO_DATABASE="quick") as server:
+    with MongoStandIn(folder) as mongo, MainApi(folder, mongo, redis, LEASE_S=str(LEASE_S)) as server:
         yield server
 
 

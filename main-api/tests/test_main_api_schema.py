@@ -34,12 +34,10 @@ FEW = settings(
 
 
 @pytest.fixture(scope="module")
-def open_api(
-    tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
-) -> Iterator[MainApi]:
+def open_api(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[MainApi]:
     """A main-api of its own, whose records may be deleted by what is tried."""
     folder, instance = tmp_path_factory.mktemp("schema"), Instance()
-    with MainApi(folder, mongo, redis, MONGO_DATABASE="schema", DREAMBOOTH_URL=instance.url) as server:
+    with MongoStandIn(folder) as mongo, MainApi(folder, mongo, redis, DREAMBOOTH_URL=instance.url) as server:
         yield server
     instance.shutdown()
 

@@ -22,12 +22,10 @@ PICTURE = [("file", ("a.png", picture(), "image/png"))]
 
 
 @pytest.fixture(scope="module")
-def small(
-    tmp_path_factory: pytest.TempPathFactory, mongo: MongoStandIn, redis: RedisServer
-) -> Iterator[MainApi]:
+def small(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[MainApi]:
     """A main-api of few threads."""
     folder = tmp_path_factory.mktemp("slow")
-    with MainApi(folder, mongo, redis, THREADS=str(THREADS), MONGO_DATABASE="slow") as server:
+    with MongoStandIn(folder) as mongo, MainApi(folder, mongo, redis, THREADS=str(THREADS)) as server:
         yield server
 
 

@@ -31,7 +31,6 @@ def settings(tmp_path: Path, mongo: MongoStandIn, redis: RedisServer) -> Path:
     lines = {
         "MONGO_URL": mongo.url,
         "REDIS_URL": redis.url,
-        "MONGO_DATABASE": "started",
         "SIGNING_SECRET": SECRET,
     }
     file.write_text("# a comment\n" + "".join(f"{name}={value}\n" for name, value in lines.items()))
