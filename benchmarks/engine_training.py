@@ -5,7 +5,8 @@
 
 `step_ratio`      a LoRA step of the trainer / a no-grad forward of the bare UNet on the same batch of 4
 `job_efficiency`  steps × steady step / from `Trainings.start` to the model opened from the store
-`train_gain`      a plain DreamBooth-LoRA script / our trainer: start of the process to the file that serves
+`train_gain`      a plain DreamBooth-LoRA script / our trainer: start of the process to the file that serves;
+                  and / our service with a spare child: from the request to the model opened from the store
 `sharing`         by policy: a picture's median latency beside a training / alone, and steps a second
                   beside pictures / alone
 """
@@ -200,14 +201,29 @@ def steady_step(heard: list[tuple[int, float]]) -> float:
 
 
 def train_gain(args: argparse.Namespace) -> Iterator[Figure]:
-    """Processes, one after the other in turn: theirs and ours, same photos, steps, batch and rank."""
-    ratios = []
+    """In turn, same photos, steps, batch and rank: their process, ours, and a service with a spare child."""
+    by_command, by_service = [], []
     for _ in range(max(1, args.pairs // 30)):
         with tempfile.TemporaryDirectory() as folder:
             theirs = timed(plain_command(args, Path(folder) / "theirs"))
-            ours = timed(our_command(args, Path(folder)))
-        ratios.append(theirs / ours)
-    yield Figure.of(f"train_gain, {args.gain_steps} steps of batch {BATCH}", ratios)
+            by_command.append(theirs / timed(our_command(args, Path(folder))))
+            by_service.append(theirs / served_seconds(args, Path(folder) / "served"))
+    yield Figure.of(f"train_gain, {args.gain_steps} steps of batch {BATCH}", by_command)
+    yield Figure.of("train_gain, by a service that is there", by_service)
+
+
+def served_seconds(args: argparse.Namespace, folder: Path) -> float:
+    """From the request to the model opened from the store."""
+    store = open_store((folder / "store").as_uri(), folder / "cache", 10**10)
+    trainings = Trainings(folder / "data", store, "cpu0", device=DEVICE, spare="on")
+    trainings.prepare()
+    time.sleep(IMPORTS_S)
+    started = time.perf_counter()
+    arrivals(trainings, "benchmark", asked(args.gain_steps, batch_size=BATCH))
+    with store.open("benchmark"):
+        seconds = time.perf_counter() - started
+    trainings.shutdown(10)
+    return seconds
 
 
 def timed(command: list[str]) -> float:

@@ -189,3 +189,22 @@ def test_healthz_answers_before_the_base_model_is_loaded(
     assert first.status_code == 503
     assert "loaded" in first.json()["message"]
     service.until_ready()
+
+
+def test_sigterm_while_the_base_model_is_compiled_ends_it_at_once_and_keeps_what_was_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(
+        "TORCHINDUCTOR_CACHE_DIR", raising=False
+    )  # torch sets it where it is imported, as here
+    compiled = tmp_path / "data/compiled"
+    with running_service(tmp_path, COMPILE_UNET="on") as service:
+        service.until(lambda: "being compiled" in service.log.read_text())
+        # Code that another start will find: of the first blocks' many kernels.
+        service.until(lambda: any(compiled.rglob("*.so")))
+        assert service.client.get("/readyz").status_code == 503
+        children = service.descendants()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(WITHIN_S) == 0
+        assert "SIGABRT" not in service.log.read_text()
+        service.until(lambda: not any(child.is_running() for child in children))

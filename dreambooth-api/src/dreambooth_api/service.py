@@ -106,6 +106,10 @@ class Service:
         engine.close()
 
     def _loaded_engine(self) -> Engine:
+        settings, device = self.settings, self.settings.device
+        # Where compiled code outlives a restart; an operator's own place counts. Before the imports, by which
+        # torch chooses one itself.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((settings.data_dir / "compiled").resolve()))
         # torch and diffusers take seconds to import, which no request should wait for.
         import diffusers
         import transformers
@@ -113,13 +117,10 @@ class Service:
         from dreambooth_api.inference.engine import Engine, EngineLimits
 
         quieten(diffusers.logging, transformers.logging)
-        settings, device = self.settings, self.settings.device
         limits = EngineLimits.for_base(
             self.base, device, settings.model_memory_bytes, settings.batch_memory_share
         )
         figures = settings.data_dir / "batch-sizes"
-        # Where it outlives a restart; an operator's own place counts.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((settings.data_dir / "compiled").resolve()))
         engine = Engine(
             self.base,
             self.store,

@@ -33,6 +33,13 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]
             log.exception("draining failed")
         super().handle_exit(sig, frame)
 
+    def run(self) -> None:
+        super().run()
+        # All is drained. What libraries still compute, as a compiler of torch's does, would abort the process
+        # in the interpreter's end.
+        logging.shutdown()
+        os._exit(0)
+
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         # Ctrl-C. Python would wait here for the training's thread to end, and that for its child.
         self.alive = False
