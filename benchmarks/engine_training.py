@@ -171,7 +171,10 @@ def job_efficiency(args: argparse.Namespace) -> Iterator[Figure]:
             of_first = first * of_steps / steps
             yield Figure.of(f"job_efficiency, spare {spare}", [of_steps / whole])
             yield Figure.of(f"seconds before its first step, spare {spare}", [began - started - of_first])
-            yield Figure.of(f"seconds of slower steps, spare {spare}", [ended - began - of_steps + of_first])
+            yield Figure.of(
+                f"seconds of slower steps and checkpoints, spare {spare}",
+                [ended - began - of_steps + of_first],
+            )
             yield Figure.of(f"seconds after its last step, spare {spare}", [started + whole - ended])
 
 

@@ -191,20 +191,29 @@ def test_healthz_answers_before_the_base_model_is_loaded(
     service.until_ready()
 
 
-def test_sigterm_while_the_base_model_is_compiled_ends_it_at_once_and_keeps_what_was_compiled(
+def test_sigterm_while_the_base_model_is_compiled_ends_that_and_half_a_file_is_cleared_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(
-        "TORCHINDUCTOR_CACHE_DIR", raising=False
-    )  # torch sets it where it is imported, as here
+    # torch sets it where it is imported, as it is here.
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     compiled = tmp_path / "data/compiled"
     with running_service(tmp_path, COMPILE_UNET="on") as service:
         service.until(lambda: "being compiled" in service.log.read_text())
-        # Code that another start will find: of the first blocks' many kernels.
-        service.until(lambda: any(compiled.rglob("*.so")))
+        # Code that another start will find, of the first of many kernels.
+        service.until(lambda: any(compiled.rglob("*.main.so")))
         assert service.client.get("/readyz").status_code == 503
         children = service.descendants()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(WITHIN_S) == 0
-        assert "SIGABRT" not in service.log.read_text()
+        told = service.log.read_text()
+        assert "SIGABRT" not in told
+        assert "blocks are compiled" not in told
         service.until(lambda: not any(child.is_running() for child in children))
+
+        # As a compiler that is killed may leave it.
+        for code in compiled.rglob("*.main.so"):
+            code.write_bytes(b"")
+        service.start()
+        service.until_ready()
+        assert "blocks are not compiled" in service.log.read_text()
+        assert not compiled.exists()

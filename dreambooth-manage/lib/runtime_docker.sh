@@ -50,7 +50,7 @@ instance_settings() {
   local name
   {
     "$DOCKER" image inspect --format '{{.Id}}' "$(image_of dreambooth-api)"
-    for name in "${INSTANCE_SETTINGS[@]}" BASE_MODELS_DIR GOOGLE_APPLICATION_CREDENTIALS GRACE_S MAX_BODY_MB INSTANCE_MEMORY_MB; do
+    for name in "${INSTANCE_SETTINGS[@]}" BASE_MODELS_DIR GOOGLE_APPLICATION_CREDENTIALS GRACE_S MAX_BODY_MB INSTANCE_MEMORY_MB OMP_NUM_THREADS; do
       printf '%s=%s\n' "$name" "${!name-}"
     done
   } | cksum | cut -d ' ' -f 1

@@ -26,7 +26,7 @@ from background_parts import (
 from main_api.background.forwarding import Forwarder
 from main_api.background.messages import Messages
 from main_api.background.services import ImageServices
-from main_api_servers import Api, MainApi
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from waiting import until
 
 ENDED = ("succeeded", "failed", "canceled")
@@ -204,10 +204,9 @@ def test_a_job_is_canceled_between_its_pictures(
 
 
 def test_a_service_that_is_still_at_it_is_left_when_the_job_is_canceled(
-    main_api: MainApi, services: Services, tmp_path: Path
+    redis: RedisServer, services: Services, tmp_path: Path
 ) -> None:
     """With a lease of a second: the holder looks every third of it whether it is to stop."""
-    tenant = main_api.as_tenant("forward-10")
     over = threading.Event()
 
     def never(got: Received) -> Reply:
@@ -215,7 +214,12 @@ def test_a_service_that_is_still_at_it_is_left_when_the_job_is_canceled(
         return image_service(got)
 
     services.behave = never
-    with background(tmp_path, main_api, LEASE_S="1", **service_urls(services)):
+    with (
+        MongoStandIn(tmp_path) as mongo,
+        MainApi(tmp_path, mongo, redis, BROKER_URL=redis.url.replace("/0", "/2"), LEASE_S="1") as main_api,
+        background(tmp_path, main_api, **service_urls(services)),
+    ):
+        tenant = main_api.as_tenant("forward-10")
         job_id = removal(tenant)
         until(lambda: services.received, "the picture was sent")
         assert tenant.post(f"/v1/jobs/{job_id}/cancel").status_code == 202

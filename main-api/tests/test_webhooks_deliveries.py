@@ -27,7 +27,7 @@ from main_api.webhooks.notices import Notices
 from main_api.webhooks.secrets import WebhookSecrets
 from main_api.webhooks.sending import Sender
 from main_api.webhooks.signing import new_secret, signed_headers
-from main_api_servers import Api, MainApi
+from main_api_servers import Api, MainApi, MongoStandIn, RedisServer
 from waiting import until
 
 GONE, BUSY, BROKEN = 410, 503, 500
@@ -216,7 +216,7 @@ def test_a_webhook_that_could_never_be_sent_is_refused_with_the_job(tenant: Api,
 
 
 class Parts:
-    """Deliveries to one receiver, over the records of the running main-api."""
+    """Deliveries to one receiver, over the records of a main-api."""
 
     def __init__(self, main_api: MainApi, receiver: OtherServer) -> None:
         self.service = main_api.service()
@@ -245,9 +245,17 @@ class Parts:
         return changed
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[MainApi]:
+    """A main-api without a background process, which would deliver what is due."""
+    folder = tmp_path_factory.mktemp("alone")
+    with MongoStandIn(folder) as mongo, MainApi(folder, mongo, redis) as server:
+        yield server
+
+
 @pytest.fixture
-def parts(main_api: MainApi, receiver: OtherServer) -> Iterator[Parts]:
-    found = Parts(main_api, receiver)
+def parts(alone: MainApi, receiver: OtherServer) -> Iterator[Parts]:
+    found = Parts(alone, receiver)
     yield found
     found.service.database.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ _LOADING_RETRY_S = 5.0
 #: After a failed load, say a hub that cannot be reached, it is tried again.
 _LOAD_AGAIN_S = 15.0
 _SWEEP_EVERY_S = 6 * 3600.0
+#: torch's name for the folder of compiled code.
+_COMPILED_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 #: Drawings that the end of the grace time stops have this long to notice and be answered.
 _LAST_STEP_S = 3.0
 
@@ -107,9 +110,11 @@ class Service:
 
     def _loaded_engine(self) -> Engine:
         settings, device = self.settings, self.settings.device
-        # Where compiled code outlives a restart; an operator's own place counts. Before the imports, by which
-        # torch chooses one itself.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((settings.data_dir / "compiled").resolve()))
+        compiled = (settings.data_dir / "compiled").resolve()
+        if settings.compile_unet != "off":
+            # Where it outlives a restart; an operator's own place counts. Before the imports, by which torch
+            # chooses one itself.
+            os.environ.setdefault(_COMPILED_FOLDER, str(compiled))
         # torch and diffusers take seconds to import, which no request should wait for.
         import diffusers
         import transformers
@@ -131,6 +136,9 @@ class Service:
         )
         started = time.monotonic()
         engine.load(self._compiling)
+        if engine.compiling_failed and os.environ.get(_COMPILED_FOLDER) == str(compiled):
+            # A compiler that was killed at it may have left half a file, which would fail at every start.
+            shutil.rmtree(compiled, ignore_errors=True)
         seconds = round(time.monotonic() - started, 2)
         log.info(
             "the base model is loaded", extra={"base": self.base.name, "device": device, "seconds": seconds}

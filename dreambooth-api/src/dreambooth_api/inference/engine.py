@@ -17,6 +17,7 @@ from enlight_common.leaving import WORDS
 from dreambooth_api.inference.caller import PATIENT, Caller, Errands
 from dreambooth_api.inference.denoising.adapter_sets import NO_ADAPTERS, AdapterSet, AdapterUse, adapter_set
 from dreambooth_api.inference.denoising.batch_sizes import BatchSizes
+from dreambooth_api.inference.denoising.compiled_blocks import CompilerFailed
 from dreambooth_api.inference.denoising.denoiser import Counts
 from dreambooth_api.inference.denoising.kept_figures import KeptFigures, running_on
 from dreambooth_api.inference.denoising.submission import OnStep, Submission
@@ -94,8 +95,8 @@ class Engine:
         *compile_unet*: whether its blocks are compiled by ``load``.
         """
         self._compile_unet = compile_unet
-        #: Whether the UNet's blocks are compiled now.
-        self.is_compiled = False
+        #: Whether the UNet's blocks are compiled now, and whether they should be and could not.
+        self.is_compiled = self.compiling_failed = False
         self._figures_folder = figures_folder
         self.base = base
         self.device = device
@@ -135,9 +136,11 @@ class Engine:
             must_pay = self._compile_unet == "auto"
             try:
                 self.is_compiled = parts.compile(settle(DrawRequest(""), self.base), must_pay=must_pay)
-            except Exception:
-                # Say, for want of memory. Pictures are drawn as well without.
-                log.exception("the UNet's blocks are not compiled")
+            except Exception as error:
+                # Pictures are drawn as well without.
+                told = isinstance(error, CompilerFailed)
+                log.warning("the UNet's blocks are not compiled: %s", error, exc_info=not told)
+                self.compiling_failed = True
         self._parts = parts
 
     @property

@@ -47,7 +47,7 @@ class Parts:
     def compile(self, drawing: Drawing, *, must_pay: bool) -> bool:
         """Compile the UNet's blocks, before the first picture, for batches of pictures like *drawing*'s.
 
-        Whether they are compiled now: see ``compile_blocks``.
+        Whether they are compiled now. Raises CompilerFailed: see ``compile_blocks``.
         """
         trajectory = self.batched.trajectory(drawing)
         if trajectory is None:

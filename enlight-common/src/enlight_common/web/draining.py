@@ -22,7 +22,13 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]
     ``/readyz`` would hang instead of being told no. This one goes on answering while the service drains.
     """
 
+    leaving = False
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Who ends a group or a session tells this process, and the master tells it again.
+        if self.leaving:
+            return
+        self.leaving = True
         # A thread, because a signal handler holds up the loop that takes connections.
         threading.Thread(target=self._drain_and_leave, args=(sig, frame), name="drain", daemon=True).start()
 

@@ -42,12 +42,16 @@ class NotTheSame(RuntimeError):
     """A compiled block gives something else."""
 
 
+class CompilerFailed(RuntimeError):
+    """The blocks are as they were; says why in short."""
+
+
 def compile_blocks(unet: Any, rehearsal: Rehearsal, *, must_pay: bool, backend: Any = "inductor") -> bool:
     """Compile *unet*'s repeated blocks for the batches of *rehearsal*; minutes where the cache of compiled
     code (``TORCHINDUCTOR_CACHE_DIR``) does not have them.
 
-    They are left as they were, and it is False, where the compiler fails or changes the results, or, with
-    *must_pay*, where they are no faster. Where it is True nothing is compiled in this process any more.
+    With *must_pay* they are left as they were, and it is False, where they are no faster. Where it is True
+    nothing is compiled in this process any more. Raises CompilerFailed, where it changes the results, too.
     """
     started = time.monotonic()
     try:
@@ -58,9 +62,8 @@ def compile_blocks(unet: Any, rehearsal: Rehearsal, *, must_pay: bool, backend: 
         with torch.compiler.set_stance("default"), _any_sizes():
             gain = _rehearse(blocks, rehearsal, _SAME.get(unet.dtype, 1e-3))
     except Exception as error:
-        log.warning("the UNet's blocks are not compiled: %s", _in_short(error))
         torch._dynamo.reset()
-        return False
+        raise CompilerFailed(_in_short(error)) from error
     finally:
         rehearsal.close()
     told = {"blocks": blocks.number, "seconds": round(time.monotonic() - started, 1), "gain": round(gain, 3)}
