@@ -75,16 +75,17 @@ def test_bodies_that_do_not_arrive_hold_up_nobody(running: RunningProcess) -> No
 
 
 def test_memory_does_not_grow_with_requests(running: RunningProcess) -> None:
-    def ask_often(times: int) -> None:
-        for _ in range(times):
-            running.client.post("/remove", json=BODY).raise_for_status()
-
     requests = 20
-    ask_often(8)
-    before = running.resident_bytes()
-    ask_often(requests)
-    # A megabyte for each would be twice as much.
-    assert running.resident_bytes() - before < requests * 500_000
+
+    def growth() -> int:
+        before = running.resident_bytes()
+        for _ in range(requests):
+            running.client.post("/remove", json=BODY).raise_for_status()
+        return running.resident_bytes() - before
+
+    # Each of the server's threads has memory of its own, which grows with its first pictures; what leaks goes
+    # on growing, and a megabyte for each request would be twice as much as this.
+    assert any(growth() < requests * 500_000 for _ in range(8))
 
 
 def test_sigterm_lets_what_runs_finish(running: RunningProcess) -> None:
